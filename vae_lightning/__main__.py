@@ -1,0 +1,65 @@
+"""The ``vae`` command. What can be answered without torch is answered here, at once."""
+
+import difflib
+import sys
+from collections.abc import Sequence
+
+from vae_lightning import __version__
+
+COMMANDS = {
+    "fit": "train a model, with pictures; without options: a VAE on the bundled digits",
+    "validate": "measure a checkpoint on the validation images",
+    "test": "measure a checkpoint on the test images, into test/metrics.json of its run",
+    "predict": "write reconstructions and latents of a checkpoint into predictions/ of its run",
+}
+
+HELP = f"""\
+usage: vae COMMAND [options]
+
+Train, measure and explore variational autoencoders.
+
+commands:
+{chr(10).join(f"  {name:<10} {text}" for name, text in COMMANDS.items())}
+
+examples:
+  vae fit
+  vae fit --config beta_vae --model.beta 8 --trainer.max_epochs 10
+  vae test --ckpt_path runs/beta_vae/version_0/checkpoints/best.ckpt
+
+options:
+  -h, --help     this text; `vae COMMAND --help` lists all options of a command,
+                 `vae fit --model.help BetaVAE` those of a model
+  --version      the version
+"""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the ``vae`` command.
+
+    Args:
+        args: The arguments; by default those of the process.
+
+    Raises:
+        SystemExit: With code 2 for wrong usage, 1 for what fails later.
+    """
+    args = list(sys.argv[1:] if args is None else args)
+    if not args:
+        print(HELP, file=sys.stderr)
+        raise SystemExit(2)
+    if args[0] in ("-h", "--help"):
+        print(HELP)
+    elif args[0] == "--version":
+        print(f"vae_lightning {__version__}")
+    elif args[0] in COMMANDS:
+        from vae_lightning.cli import run  # imports torch, which takes seconds
+
+        run(args)
+    else:
+        near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+        hint = f"did you mean 'vae {near[0]}'?" if near else f"use one of {', '.join(COMMANDS)}"
+        print(f"vae: error: no command '{args[0]}'; {hint}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    main()

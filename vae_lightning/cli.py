@@ -1,0 +1,399 @@
+"""LightningCLI, and what it needs so that ``vae`` does what its options say.
+
+Options come in layers, later ones win: the default configuration or the checkpoint's model and
+data, then ``--config`` files and flags in the order in which they are given.
+"""
+
+import json
+import logging
+import os
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NoReturn
+
+import lightning.pytorch as pl
+import torch
+import yaml
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from vae_lightning import callbacks, checkpoint, usage
+from vae_lightning.data import ImageData
+from vae_lightning.errors import UserError
+from vae_lightning.models import BaseVAE
+
+DEFAULT_CONFIG = "digits"
+"""What ``vae fit`` trains when neither a configuration nor a checkpoint is given."""
+
+LINKED = {"image_shape", "num_classes"}
+"""Arguments of every model that are taken from the data."""
+
+from argparse import Namespace as argparse_ns
+TRACEBACK = "VAE_TRACEBACK"
+"""Environment variable that shows where an error came from."""
+
+
+def run(args: Sequence[str]) -> None:
+    """Run ``vae`` with arguments that begin with a command.
+
+    Raises:
+        SystemExit: With code 2 for wrong options, 1 for an error that is the user's to mend.
+    """
+    try:
+        _Command(with_layers(list(args)))
+    except _WrongOptions as error:
+        _fail(str(error), 2)
+    except (UserError, ValueError, OSError, MisconfigurationException) as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        _fail(f"{' '.join(str(error).split())}", 1)
+
+
+class _WrongOptions(Exception):
+    """Options that cannot be parsed."""
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"vae: error: {message}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+# Layers of options
+
+
+def config_path(name: str) -> Path:
+    """The file that ``--config`` names: a path, or one of the configurations shipped.
+
+    Raises:
+        UserError: If there is neither.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = {path.stem: path for path in config_folder().glob("*.yaml")}
+    if name.removesuffix(".yaml") in shipped:
+        return shipped[name.removesuffix(".yaml")]
+    hint = usage.nearest(name, shipped) or f"; shipped are {', '.join(sorted(shipped))}"
+    raise UserError(f"no configuration file '{name}', nor one shipped under that name{hint}")
+
+
+def config_folder() -> Path:
+    """The shipped configurations: in the package when installed, beside it in a checkout."""
+    package = Path(__file__).parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def run_folder(ckpt_path: str | Path) -> Path:
+    """The folder of the run that wrote a checkpoint."""
+    folder = Path(ckpt_path).absolute().parent
+    return folder.parent if folder.name == "checkpoints" else folder
+
+
+def with_layers(args: list[str]) -> list[str]:
+    """Put the layers below the user's own options in front of them.
+
+    Args:
+        args: A command and its options.
+
+    Returns:
+        The same with configurations named by path and with the lower layers as ``--config``.
+
+    Raises:
+        UserError: If a configuration or the checkpoint cannot be found or read.
+    """
+    command, *options = args
+    configs: list[Path] = []
+    ckpt_path: str | None = None
+    for i, option in enumerate(options):
+        flag, equals, value = option.partition("=")
+        if not equals:
+            value = options[i + 1] if i + 1 < len(options) else ""
+        if flag in ("--config", "-c") and value and not value.lstrip().startswith("{"):
+            configs.append(config_path(value))
+            options[i if equals else i + 1] = f"{flag}={configs[-1]}" if equals else str(configs[-1])
+            ckpt_path = _read_yaml(configs[-1]).get("ckpt_path") or ckpt_path
+        elif flag == "--ckpt_path" and value:
+            ckpt_path = value
+        elif flag == "--trainer.logger+" and value == "TensorBoardLogger":
+            # Its folder is a required argument; it becomes the run's folder later.
+            value = json.dumps({"class_path": value, "init_args": {"save_dir": "."}})
+            options[i if equals else i + 1] = f"{flag}={value}" if equals else value
+    layers: list[dict[str, Any]] = []
+    if ckpt_path:
+        layers += _checkpoint_layers(command, ckpt_path)
+    elif command != "fit" and not {"-h", "--help"} & set(options):
+        raise UserError(
+            f"vae {command} needs a trained model: give --ckpt_path "
+            "runs/NAME/version_N/checkpoints/best.ckpt"
+        )
+    elif not configs:
+        configs.append(config_path(DEFAULT_CONFIG))
+        layers.append(_read_yaml(configs[-1]))
+    if configs:
+        layers.append({"name": configs[-1].stem})
+    lower = [part for layer in layers for part in ("--config", json.dumps(layer))]
+    return [command, *lower, *options]
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold options by name, such as 'model: VAE'")
+    return content
+
+
+def _checkpoint_layers(command: str, ckpt_path: str) -> list[dict[str, Any]]:
+    """The settings of the run that is resumed, and the model and data of a checkpoint."""
+    if ckpt_path in ("best", "last", "hpc"):
+        raise UserError(
+            f"--ckpt_path {ckpt_path} means nothing in a new process: give the path of a file, "
+            "runs/NAME/version_N/checkpoints/best.ckpt"
+        )
+    layers = []
+    saved = run_folder(ckpt_path) / "config.yaml"
+    if command == "fit" and saved.is_file():
+        layers.append(_read_yaml(saved))
+    content = checkpoint.read(ckpt_path)
+    layer = {}
+    for name, key in ("model", "hyper_parameters"), ("data", "datamodule_hyper_parameters"):
+        arguments = dict(content.get(key, {}))
+        class_path = arguments.pop("_class_path", None)
+        if class_path is None:
+            if name == "model":
+                raise UserError(f"{ckpt_path} does not say which model it holds; train it again")
+            continue  # trained on data from outside this project: --data says which
+        given = {k: v for k, v in arguments.items() if k not in LINKED and not k.startswith("_")}
+        layer[name] = {"class_path": class_path, "init_args": checkpoint.portable(given)}
+    return [*layers, layer]
+
+
+# The command
+
+
+class _Parser(LightningArgumentParser):
+    """A parser whose errors are one sentence."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # An abbreviated option would be taken for whatever happens to begin like it.
+        super().__init__(*args, **kwargs, allow_abbrev=False)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        parser = getattr(ex, "subcommand_parser", None) or self
+        options = {action.dest for action in parser._actions}
+        raise _WrongOptions(usage.explain(message, options)) from ex
+
+
+class _SaveConfig(SaveConfigCallback):
+    """Writes config.yaml of a training, and sends the same to the experiment trackers."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage == "fit":
+            # With it, a run that is repeated from its configuration would resume instead.
+            self.config = self.config.clone()
+            self.config["ckpt_path"] = None
+            super().setup(trainer, pl_module, stage)
+
+    def save_config(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str
+    ) -> None:
+        text = self.parser.dump(self.config, skip_none=False)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.experiment.config.update({"config": yaml.safe_load(text)})
+            elif isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_text("config", f"```yaml\n{text}\n```")
+
+
+class _Command(LightningCLI):
+    """``vae fit``, ``validate``, ``test`` and ``predict``.
+
+    Args:
+        args: The command and its options, all layers.
+    """
+
+    subcommand: str
+    model: BaseVAE
+    datamodule: ImageData
+
+    def __init__(self, args: list[str]) -> None:
+        _quieten()
+        self.checkpoint_callback: ModelCheckpoint | None = None
+        super().__init__(
+            model_class=BaseVAE,
+            datamodule_class=pl.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=_SaveConfig,
+            seed_everything_default=0,
+            parser_class=_Parser,
+            auto_configure_optimizers=False,
+            args=args,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Options beside those of model, data and trainer."""
+        for name in LINKED:
+            parser.link_arguments(
+                f"data.{name}", f"model.init_args.{name}", apply_on="instantiate"
+            )
+        parser.add_argument("--name", type=str | None, help="Name of the run.")
+        parser.add_argument(
+            "--output_dir",
+            type=str,
+            default="runs",
+            help="The run's folder is OUTPUT_DIR/NAME/version_N.",
+        )
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(
+            {
+                "checkpoint.monitor": "val/loss",
+                "checkpoint.filename": "best",
+                "checkpoint.save_last": True,
+            }
+        )
+        for name, cls in callbacks.FIGURES.items():
+            parser.add_argument(
+                f"--figures.{name}",
+                type=cls | None,
+                default={"class_path": f"{cls.__module__}.{cls.__qualname__}"},
+                help=f"{(cls.__doc__ or '').splitlines()[0]} null: none.",
+            )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse; unlike the original without a warning that ``sys.argv`` is not used."""
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: here the checkpoint is the lowest layer, and the command line wins over it."""
+
+    def before_instantiate_classes(self) -> None:
+        """Fill in where the run's files go, and the name of the run."""
+        config = self.config[self.subcommand]
+        if self.subcommand == "fit":
+            config.name = config.name or config.model.class_path.rpartition(".")[2].lower()
+            csv = CSVLogger(config.output_dir, name=config.name)
+            self.folder = Path(csv.log_dir)
+            self.csv_version = csv.version
+        else:
+            self.folder = run_folder(config.ckpt_path)
+            config.trainer.default_root_dir = str(self.folder)
+        loggers = config.trainer.logger
+        for logger in loggers if isinstance(loggers, list) else [loggers]:
+            arguments = getattr(logger, "init_args", None)
+            if arguments is None or arguments.get("save_dir") != ".":
+                continue
+            arguments.save_dir = str(self.folder)
+            if logger.class_path.endswith("TensorBoardLogger"):
+                arguments.name, arguments.version = "tensorboard", ""
+            elif logger.class_path.endswith("WandbLogger") and arguments.get("name") is None:
+                arguments.name = f"{config.name or self.folder.parent.name}/{self.folder.name}"
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """The trainer, with the CSV logger first (its folder is the run's) and the pictures."""
+        config = self.config_init[self.subcommand]
+        given = config.trainer.logger
+        loggers: list[Logger] = given if isinstance(given, list) else [given] if given else []
+        loggers = [logger for logger in loggers if isinstance(logger, Logger)]
+        wanted = list(config.trainer.callbacks or [])
+        if self.subcommand == "fit" and given is not False:
+            csv = CSVLogger(config.output_dir, name=config.name, version=self.csv_version)
+            loggers = [csv, *loggers]
+        if self.subcommand == "fit":
+            wanted += [figure for figure in vars(config.get("figures", argparse_ns())).values() if figure]
+            self.checkpoint_callback = config.checkpoint
+        elif self.subcommand == "predict":
+            wanted.append(callbacks.PredictionWriter(self.folder / "predictions"))
+        return super().instantiate_trainer(logger=loggers or False, callbacks=wanted, **kwargs)
+
+    # What is printed and written at the end
+
+    def before_fit(self) -> None:
+        """Start the clock."""
+        self.started = time.monotonic()
+        if self.trainer.is_global_zero:
+            print(f"Training {type(self.model).__name__}; everything goes to {self.folder}")
+
+    def after_fit(self) -> None:
+        """Print where everything is, the key numbers, and what to type next."""
+        if not self.trainer.is_global_zero:
+            return
+        took = timedelta(seconds=round(time.monotonic() - self.started))
+        best = self.checkpoint_callback.best_model_path if self.checkpoint_callback else ""
+        print(f"\nTrained {self.trainer.current_epoch} epochs in {took}.")
+        _print_metrics(self.trainer.callback_metrics, "val/")
+        self._print_note()
+        print(f"Run folder:  {_short(self.folder)}")
+        if best:
+            print(f"Next:        vae test --ckpt_path {_short(best)}")
+
+    def after_validate(self) -> None:
+        """Print and write the metrics."""
+        self._report("val")
+
+    def after_test(self) -> None:
+        """Print and write the metrics."""
+        self._report("test")
+
+    def after_predict(self) -> None:
+        """Print where the predictions are."""
+        if self.trainer.is_global_zero:
+            print(f"\nPredictions: {_short(self.folder / 'predictions')}")
+
+    def _report(self, stage: str) -> None:
+        if not self.trainer.is_global_zero:
+            return
+        metrics = {name: value.item() for name, value in self.trainer.callback_metrics.items()}
+        path = self.folder / stage / "metrics.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(metrics, indent=2) + "\n")
+        print()
+        _print_metrics(self.trainer.callback_metrics, f"{stage}/")
+        self._print_note()
+        print(f"Metrics:     {_short(path)}")
+
+    def _print_note(self) -> None:
+        if self.model.likelihood.binary and getattr(self.datamodule, "pixels", "grey") == "grey":
+            print(
+                "Note:        the pixels are grey, so the Bernoulli cross-entropy is not a "
+                "log-likelihood: compare it only with runs of the same kind."
+            )
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        kwargs["weights_only"] = True  # never pickled code, whoever the checkpoint is from
+        if "verbose" in kwargs:
+            kwargs["verbose"] = False  # a shorter table is printed at the end
+        if "return_predictions" in kwargs:
+            kwargs["return_predictions"] = False  # they are on disk
+        return kwargs
+
+
+def _print_metrics(metrics: dict[str, torch.Tensor], prefix: str) -> None:
+    for name, value in metrics.items():
+        if name.startswith(prefix):
+            unit = "" if name.endswith(("perplexity", "codes_used")) else " nats per image"
+            print(f"  {name:<22} {value.item():10.4f}{unit}")
+
+
+def _short(path: str | Path) -> str:
+    """A path relative to the current folder, if it is inside."""
+    path = Path(path).absolute()
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def _quieten() -> None:
+    """Silence what Lightning says in every run, and what is no use to a person."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
+    # A set of one batch more or less often than it is logged is nothing to be warned of.
+    warnings.filterwarnings("ignore", ".*is smaller than the logging interval.*")

@@ -1,0 +1,259 @@
+"""What every data module has in common: splits, pixel treatment, sharding, in-memory batches."""
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from vae_lightning import randomness
+from vae_lightning.data.batch import Batch
+from vae_lightning.errors import UserError
+from vae_lightning.nets import ImageShape
+
+Split = Literal["train", "val", "test"]
+Pixels = Literal["grey", "threshold", "dynamic"]
+
+
+class Images(NamedTuple):
+    """Images held in memory.
+
+    Attributes:
+        x: uint8 in [0, 255], (N, C, H, W).
+        y: Classes, int64, (N,); None without labels.
+    """
+
+    x: Tensor
+    y: Tensor | None
+
+    def take(self, indices: Tensor) -> "Images":
+        """The images at ``indices``, (n,)."""
+        return Images(self.x[indices], None if self.y is None else self.y[indices])
+
+
+class InMemory(Dataset[Batch]):
+    """A data set whose batches are cut out of one tensor at once, with no work per image.
+
+    Args:
+        images: The images.
+    """
+
+    def __init__(self, images: Images) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images.x)
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        index = torch.as_tensor(indices)
+        return Batch(*self.images.take(index), index)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.__getitems__([index])
+
+
+def as_is(batch: Batch) -> Batch:
+    """The collate function of data sets that return whole batches."""
+    return batch
+
+
+class ShardSampler(DistributedSampler[Any]):
+    """Every ``num_replicas``-th image for each process, without padding.
+
+    In training, the order is a function of (seed, epoch), and the few images that do not divide
+    evenly are left out of the epoch, because all processes must take as many steps. In evaluation
+    every image is seen exactly once. (torch's own sampler repeats images to fill up.)
+
+    Args:
+        dataset: A sized data set.
+        num_replicas: Number of processes.
+        rank: Number of this process.
+        shuffle: Whether this is for training.
+        seed: Of the order.
+    """
+
+    def __init__(
+        self, dataset: Dataset[Any], num_replicas: int, rank: int, shuffle: bool, seed: int = 0
+    ) -> None:
+        super().__init__(dataset, num_replicas, rank, shuffle=shuffle, seed=seed)
+        self.images = len(dataset)  # type: ignore[arg-type]
+        if shuffle:
+            self.images -= self.images % num_replicas
+
+    def __iter__(self) -> Iterator[int]:
+        if self.shuffle:
+            generator = randomness.generator(self.seed, "shuffle", self.epoch)
+            order = torch.randperm(len(self.dataset), generator=generator)  # type: ignore[arg-type]
+        else:
+            order = torch.arange(self.images)
+        return iter(order[self.rank : self.images : self.num_replicas].tolist())
+
+    def __len__(self) -> int:
+        return len(range(self.rank, self.images, self.num_replicas))
+
+
+class ImageData(pl.LightningDataModule, ABC):
+    """Images for training, validation and test. Families implement the abstract methods.
+
+    Args:
+        batch_size: Images per batch and process.
+        pixels: ``grey`` (values in [0, 1]), ``threshold`` (1 above one half, else 0), or
+            ``dynamic``: 1 with the probability that the grey value says, drawn anew each epoch in
+            training and once and for all in validation and test.
+        split_seed: Of the split between training and validation, and of what ``dynamic`` draws
+            in validation and test. Does not follow ``seed_everything``: runs stay comparable.
+        predict_split: What ``vae predict`` runs on.
+        num_workers: Processes that load images; 0 is fastest for images held in memory.
+
+    Raises:
+        ValueError: If ``batch_size`` is not positive or ``num_workers`` is negative.
+    """
+
+    class_names: Sequence[str] | None = None
+
+    def __init__(
+        self,
+        batch_size: int = 128,
+        pixels: Pixels = "grey",
+        split_seed: int = 0,
+        predict_split: Split = "test",
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"data.batch_size must be at least 1, got {batch_size}")
+        if num_workers < 0:
+            raise ValueError(f"data.num_workers must not be negative, got {num_workers}")
+        self.save_hyperparameters()
+        self.batch_size = batch_size
+        self.pixels = pixels
+        self.split_seed = split_seed
+        self.predict_split = predict_split
+        self.num_workers = num_workers
+        self.order_seed = torch.initial_seed()
+        self.datasets: dict[Split, Dataset[Batch]] = {}
+        if not num_workers:
+            # Lightning recommends worker processes, which only slow in-memory data down.
+            warnings.filterwarnings("ignore", ".*does not have many workers.*")
+
+    @property
+    @abstractmethod
+    def image_shape(self) -> ImageShape:
+        """(C, H, W)."""
+
+    @property
+    @abstractmethod
+    def num_classes(self) -> int:
+        """Number of classes, 0 without labels."""
+
+    @abstractmethod
+    def load(self, split: Split) -> Dataset[Batch]:
+        """The images of a split; its ``__getitems__`` returns a `Batch` of uint8 images."""
+
+    # Lightning
+
+    def setup(self, stage: str) -> None:
+        """Load the splits that a stage needs."""
+        needed: dict[str, tuple[Split, ...]] = {
+            "fit": ("train", "val"),
+            "validate": ("val",),
+            "test": ("test",),
+            "predict": (self.predict_split,),
+        }
+        for split in needed[stage]:
+            if split not in self.datasets:
+                dataset = self.load(split)
+                if not len(dataset):  # type: ignore[arg-type]
+                    raise UserError(f"the {split} split of {type(self).__name__} has no images")
+                self.datasets[split] = dataset
+        if self.trainer is not None:
+            # Processes that were seeded differently would shuffle differently.
+            self.order_seed = self.trainer.strategy.broadcast(self.order_seed)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Batches of the training split, shuffled."""
+        return self._loader("train", shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Batches of the validation split, in order."""
+        return self._loader("val")
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Batches of the test split, in order."""
+        return self._loader("test")
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Batches of the split named ``predict_split``, in order."""
+        return self._loader(self.predict_split)
+
+    def _loader(self, split: Split, shuffle: bool = False) -> DataLoader[Batch]:
+        dataset = self.datasets[split]
+        size, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        sampler = ShardSampler(dataset, size, rank, shuffle, self.order_seed)
+        if not len(sampler):
+            raise UserError(
+                f"the {split} split has fewer images than there are processes ({size}): "
+                "use fewer devices or more images"
+            )
+        return DataLoader(
+            dataset,
+            self.batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            collate_fn=as_is,
+            persistent_workers=self.num_workers > 0,
+            # A loader takes a seed for its workers: from this generator, not from torch's own.
+            generator=randomness.generator(self.order_seed, "workers"),
+        )
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Grey values in [0, 255] to what ``pixels`` says, on the device."""
+        split: str = "evaluation"
+        epoch = 0
+        seed = self.split_seed
+        if self.trainer is not None and self.trainer.training:
+            split, epoch, seed = "train", self.trainer.current_epoch, self.order_seed
+        return batch._replace(x=self.treat(batch.x, batch.index, seed, split, epoch))
+
+    def treat(self, x: Tensor, index: Tensor, *keys: int | str) -> Tensor:
+        """Grey values in [0, 255] to what ``pixels`` says.
+
+        Args:
+            x: uint8 images, (B, C, H, W).
+            index: Place of each image in its split, (B,).
+            keys: What else a random binarisation depends on.
+
+        Returns:
+            float32 in [0, 1], or {0, 1} if binarised, (B, C, H, W).
+        """
+        x = x.float() / 255
+        if self.pixels == "threshold":
+            return (x > 0.5).float()
+        if self.pixels == "dynamic":
+            noise = randomness.Noise(index, "binarise", *keys)
+            return (noise.uniform(x[0].numel()).view_as(x) < x).float()
+        return x
+
+    def state_dict(self) -> dict[str, Any]:
+        """The seed of the order of the images, so that a resumed run goes on with it."""
+        return {"order_seed": self.order_seed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the seed of the order from a checkpoint."""
+        self.order_seed = state_dict["order_seed"]
+
+
+def split_indices(n: int, val_size: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Split ``n`` images by chance: indices for training and for validation, each in order.
+
+    Raises:
+        UserError: If ``val_size`` leaves nothing for one of the two.
+    """
+    if not 0 < val_size < n:
+        raise UserError(f"data.val_size must be between 1 and {n - 1}, got {val_size}")
+    order = torch.randperm(n, generator=randomness.generator(seed, "split"))
+    return order[val_size:].sort().values, order[:val_size].sort().values

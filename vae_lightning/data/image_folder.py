@@ -1,0 +1,161 @@
+"""A folder of one's own images."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms.v2.functional import pil_to_tensor
+
+from vae_lightning import randomness
+from vae_lightning.data.base import Batch, ImageData, Images, InMemory, Split
+from vae_lightning.errors import UserError
+from vae_lightning.nets import ImageShape
+
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+
+
+class ImageFolder(ImageData):
+    """Any folder of images, scaled to one size; the names of sub-folders, if any, are the classes.
+
+    Images are scaled so that they cover the size asked for and cut at the middle. They are held
+    in memory as uint8 if they fit into ``memory_limit``, and read as they are needed otherwise
+    (then ``num_workers`` helps). Training, validation and test are drawn by chance.
+
+    Args:
+        root: The folder. If every image lies in a sub-folder, the first level of sub-folders are
+            the classes, in alphabetical order.
+        size: Height and width in pixels, or one number for both.
+        color: ``RGB`` or ``grey``.
+        val_share: Share of the images that are kept for validation.
+        test_share: Share of the images that are kept for the test.
+        memory_limit: Largest size in memory, in GB.
+        **kwargs: See `ImageData`.
+
+    Raises:
+        UserError: If the folder does not exist or holds no images.
+        ValueError: If a size or share is out of range.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        size: int | tuple[int, int] = 64,
+        color: Literal["RGB", "grey"] = "RGB",
+        val_share: float = 0.1,
+        test_share: float = 0.1,
+        memory_limit: float = 2.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.root = Path(root)
+        self.size = (size, size) if isinstance(size, int) else tuple(size)
+        self.color = color
+        self.shares = {"val": val_share, "test": test_share}
+        self.memory_limit = memory_limit
+        if min(self.size) < 1:
+            raise ValueError(f"data.size must be positive, got {size}")
+        if min(self.shares.values()) <= 0 or sum(self.shares.values()) >= 1:
+            raise ValueError(
+                "data.val_share and data.test_share must be positive and leave something for "
+                f"training, got {val_share} and {test_share}"
+            )
+
+    @property
+    def image_shape(self) -> ImageShape:
+        """(3, height, width), or (1, height, width) for grey."""
+        return (3 if self.color == "RGB" else 1, *self.size)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of sub-folders with images, 0 if there are images outside of them."""
+        return len(self.class_names or ())
+
+    @cached_property
+    def files(self) -> list[Path]:
+        """All images, in alphabetical order."""
+        if not self.root.is_dir():
+            raise UserError(f"{self.root} is not a folder: give the folder of images as --data.root")
+        files = sorted(path for path in self.root.rglob("*") if path.suffix.lower() in _SUFFIXES)
+        if len(files) < 3:
+            raise UserError(
+                f"{self.root} has {len(files)} images ({', '.join(sorted(_SUFFIXES))}), and at "
+                "least three are needed: one to train on, one to validate, one to test"
+            )
+        return files
+
+    @cached_property
+    def class_names(self) -> Sequence[str] | None:  # type: ignore[override]
+        """Names of the sub-folders, None if there are images outside of them."""
+        if any(path.parent == self.root for path in self.files):
+            return None
+        return sorted({path.relative_to(self.root).parts[0] for path in self.files})
+
+    def load(self, split: Split) -> Dataset[Batch]:
+        """See `ImageData.load`.
+
+        Raises:
+            UserError: If an image cannot be read; the message names it.
+        """
+        n = len(self.files)
+        order = torch.randperm(n, generator=randomness.generator(self.split_seed, "split"))
+        n_val, n_test = (max(1, round(n * self.shares[name])) for name in ("val", "test"))
+        parts = dict(zip(("val", "test", "train"), order.tensor_split((n_val, n_val + n_test))))
+        files = [self.files[i] for i in parts[split].sort().values.tolist()]
+        y = None
+        if self.class_names:
+            number = {name: i for i, name in enumerate(self.class_names)}
+            y = torch.tensor([number[path.relative_to(self.root).parts[0]] for path in files])
+        dataset = Files(files, y, self.image_shape)
+        if len(files) * torch.Size(self.image_shape).numel() > self.memory_limit * 1e9:
+            return dataset
+        with ThreadPoolExecutor() as pool:  # decoding releases Python's lock
+            x = torch.stack(list(pool.map(dataset.read, files)))
+        return InMemory(Images(x, y))
+
+
+class Files(Dataset[Batch]):
+    """Images read from disk as they are needed.
+
+    Args:
+        files: One path per image.
+        y: Classes, int64, (N,), or None.
+        image_shape: (C, H, W) to scale to.
+    """
+
+    def __init__(self, files: Sequence[Path], y: Tensor | None, image_shape: ImageShape) -> None:
+        self.files = files
+        self.y = y
+        self.image_shape = image_shape
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        index = torch.as_tensor(indices)
+        x = torch.stack([self.read(self.files[i]) for i in indices])
+        return Batch(x, None if self.y is None else self.y[index], index)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.__getitems__([index])
+
+    def read(self, path: Path) -> Tensor:
+        """One image as uint8, (C, H, W).
+
+        Raises:
+            UserError: If it cannot be decoded.
+        """
+        channels, height, width = self.image_shape
+        try:
+            with Image.open(path) as image:
+                image = ImageOps.exif_transpose(image).convert("RGB" if channels == 3 else "L")
+                return pil_to_tensor(ImageOps.fit(image, (width, height)))
+        except (OSError, SyntaxError, ValueError) as error:
+            raise UserError(
+                f"{path} cannot be read as an image ({error}): mend it or take it out of the folder"
+            ) from error

@@ -1,0 +1,289 @@
+"""What every variant has in common: steps, logging, optimiser, and the public verbs."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+from vae_lightning.checkpoint import INSTANTIATOR, portable
+from vae_lightning.data.batch import Batch
+from vae_lightning.functional import DiagonalGaussian
+from vae_lightning.likelihoods import Bernoulli, Likelihood
+from vae_lightning.nets import ImageShape
+from vae_lightning.randomness import Noise
+
+Labels = Tensor | int | None
+"""Classes of images: int64 (B,), one class for all of them, or none."""
+
+EVALUATION_SEED = 0
+"""Noise in validation and test does not depend on the seed of the training."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The terms of an objective, each in nats per image, (B,).
+
+    Attributes:
+        reconstruction: -log p(x|z), summed over the pixels.
+    """
+
+    reconstruction: Tensor
+
+    def named(self) -> dict[str, Tensor]:
+        """Every term by the name under which it is logged."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+class BaseVAE(pl.LightningModule, ABC):
+    """A model with an encoder, a decoder and a likelihood. Variants implement the abstract methods.
+
+    What can be called on every trained model: `embed`, `decode`, `reconstruct` and `sample`. These
+    run in evaluation mode without gradients, whatever mode the model is in, and take their
+    randomness from a generator, so they never disturb a training run.
+
+    Args:
+        image_shape: (C, H, W) of the images; the command line takes it from the data.
+        num_classes: Classes of the data, 0 if they have no labels; likewise.
+        conditional: Whether encoder and decoder see the class of each image.
+        likelihood: p(x|z).
+        optimizer: Optimiser of all parameters.
+        lr_scheduler: Learning-rate scheduler, stepped once per epoch.
+        compile: Compile encoder and decoder with ``torch.compile`` before the first batch.
+
+    Attributes:
+        latent_dim: Size of the latent vector, None where the latent is none.
+        n_codes: Size of the codebook, None where there is none.
+        can_sample: Whether there is a prior to sample from.
+
+    Raises:
+        ValueError: If the model is conditional and the data have no labels.
+    """
+
+    encoder: nn.Module
+    decoder: nn.Module
+    latent_dim: int | None = None
+    n_codes: int | None = None
+    can_sample: bool = True
+
+    def __init__(
+        self,
+        image_shape: ImageShape = (1, 28, 28),
+        num_classes: int = 0,
+        conditional: bool = False,
+        likelihood: Callable[[], Likelihood] = Bernoulli,
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        if "_instantiator" not in self.hparams:  # built in Python, not by the command line
+            class_path = f"{type(self).__module__}.{type(self).__qualname__}"
+            plain = {name: portable(value) for name, value in self.hparams.items()}
+            self.save_hyperparameters(
+                {**plain, "_class_path": class_path, "_instantiator": INSTANTIATOR}
+            )
+        if conditional and num_classes < 1:
+            raise ValueError(
+                f"{type(self).__name__} is conditional and needs labelled images, but the data have "
+                "no classes: use data with labels, or a model that is not conditional"
+            )
+        self.image_shape = tuple(image_shape)
+        self.num_classes = num_classes
+        self.conditional = conditional
+        self.likelihood = likelihood()
+        self.make_optimizer = optimizer
+        self.make_lr_scheduler = lr_scheduler
+        self.compile_nets = compile
+        self.noise_seed = torch.initial_seed()
+
+    # What a variant implements
+
+    @abstractmethod
+    def terms(self, x: Tensor, condition: Tensor | None, noise: Noise) -> Terms:
+        """The terms of the objective for a batch.
+
+        Args:
+            x: Images in [0, 1], (B, C, H, W).
+            condition: One-hot classes, (B, num_classes), for conditional models.
+            noise: Where every random number of this batch comes from.
+        """
+
+    @abstractmethod
+    def objective(self, terms: Terms) -> Tensor:
+        """What is minimised, in nats per image, (B,)."""
+
+    @abstractmethod
+    def encode(self, x: Tensor, condition: Tensor | None) -> dict[str, Tensor]:
+        """What ``vae predict`` writes about the latents of a batch: arrays by name, (B, ...)."""
+
+    @abstractmethod
+    def embed(self, x: Tensor, label: Labels = None) -> Tensor:
+        """One latent per image, (B, ...), as `decode` takes it; no noise is added."""
+
+    @abstractmethod
+    def sample(
+        self, n: int, label: Labels = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Draw ``n`` images from the model: the means of p(x|z), (n, C, H, W), in [0, 1].
+
+        Args:
+            n: Number of images.
+            label: For conditional models: the class of all images or of each, (n,); by default
+                the classes take turns.
+            generator: A CPU generator; by default torch's global one.
+        """
+
+    # The other verbs
+
+    def decode(self, z: Tensor, label: Labels = None) -> Tensor:
+        """Images of latents: the means of p(x|z), (B, C, H, W), in [0, 1].
+
+        Args:
+            z: Latents as `embed` returns them, (B, ...).
+            label: The class of all images or of each, (B,), for conditional models.
+        """
+        with self.inference():
+            z = z.to(self.device, self.dtype)
+            params = self.decoder(z, self.condition(label, len(z)))
+            return self.likelihood.mean(params)
+
+    def reconstruct(self, x: Tensor, label: Labels = None) -> Tensor:
+        """Encode and decode images without noise.
+
+        Args:
+            x: Images in [0, 1], (B, C, H, W).
+            label: The class of all images or of each, (B,), for conditional models.
+
+        Returns:
+            Images in [0, 1], (B, C, H, W).
+        """
+        return self.decode(self.embed(x, label), label)
+
+    # What variants use
+
+    def condition(self, label: Labels, n: int) -> Tensor | None:
+        """One-hot classes (n, num_classes) for a conditional model, None for another.
+
+        Raises:
+            ValueError: If a label is missing, not wanted, out of range, or their number is not n.
+        """
+        name = type(self).__name__
+        if not self.conditional:
+            if label is not None:
+                raise ValueError(f"this {name} is not conditional: it takes no label")
+            return None
+        if label is None:
+            raise ValueError(f"this {name} is conditional: give a label in 0..{self.num_classes - 1}")
+        label = torch.as_tensor(label, device=self.device)
+        if label.ndim == 0:
+            label = label.expand(n)
+        if label.shape != (n,):
+            raise ValueError(f"{n} images need {n} labels or one, got shape {tuple(label.shape)}")
+        if label.is_floating_point() or label.lt(0).any() or label.ge(self.num_classes).any():
+            raise ValueError(f"labels must be integers in 0..{self.num_classes - 1}, got {label}")
+        return one_hot(label.long(), self.num_classes).to(self.dtype)
+
+    def take_turns(self, n: int) -> Tensor | None:
+        """Labels 0, 1, 2, ..., 0, 1, ... for ``n`` samples of a conditional model."""
+        return torch.arange(n) % self.num_classes if self.conditional else None
+
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """Evaluation mode without gradients; the mode of every submodule is put back after."""
+        modes = [(module, module.training) for module in self.modules()]
+        self.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            for module, training in modes:
+                module.training = training
+
+    # Lightning
+
+    @property
+    def step(self) -> int:
+        """Batches trained on before this one, over all epochs; resumes with the checkpoint.
+
+        Not ``global_step``, which counts the steps of every optimiser.
+        """
+        return max(self.trainer.fit_loop.total_batch_idx, 0) if self._trainer else 0
+
+    def setup(self, stage: str) -> None:
+        """Compile the networks, if asked for; never the module itself, whose logging breaks."""
+        if self.compile_nets:
+            self.encoder.compile()
+            self.decoder.compile()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """The mean objective of a batch; its terms are logged on the steps that are written."""
+        means = self._means(batch, "train", self.step, self.noise_seed)
+        # Each logged key costs about as much as the training loop around it.
+        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:
+            self.log_dict({f"train/{name}": value for name, value in means.items()})
+        return means["loss"]
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Log the terms under ``val/``, averaged over all images."""
+        self._evaluation_step(batch, "val", batch_idx)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Log the terms under ``test/``, averaged over all images."""
+        self._evaluation_step(batch, "test", batch_idx)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        """Reconstructions and latents of a batch, by name, each (B, ...)."""
+        batch = Batch.of(batch)
+        label = batch.y if self.conditional else None
+        return {
+            "reconstruction": self.reconstruct(batch.x, label),
+            **self.encode(batch.x, self.condition(label, len(batch.x))),
+        }
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser over all trainable parameters and, if there is one, the scheduler."""
+        optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
+        if self.make_lr_scheduler is None:
+            return optimizer
+        scheduler = self.make_lr_scheduler(optimizer)
+        if isinstance(scheduler, ReduceLROnPlateau):
+            return {
+                "optimizer": optimizer,
+                "lr_scheduler": {"scheduler": scheduler, "monitor": scheduler.monitor},
+            }
+        return [optimizer], [scheduler]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the seed of the noise, so that a resumed run goes on with it."""
+        checkpoint["noise_seed"] = self.noise_seed
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the seed of the noise from a checkpoint that has one."""
+        self.noise_seed = checkpoint.get("noise_seed", self.noise_seed)
+
+    def _evaluation_step(self, batch: Any, stage: str, batch_idx: int) -> None:
+        means = self._means(batch, stage, batch_idx, EVALUATION_SEED)
+        self.log_dict(
+            {f"{stage}/{name}": value for name, value in means.items()},
+            batch_size=len(Batch.of(batch).x),
+            sync_dist=True,
+            prog_bar=False,
+        )
+
+    def _means(self, batch: Any, stage: str, step: int, seed: int) -> dict[str, Tensor]:
+        batch = Batch.of(batch, first_index=step << 20)
+        # In evaluation an image's noise must not depend on the batch it happens to be in.
+        noise = Noise(batch.index, seed, stage, step if stage == "train" else 0)
+        label = batch.y if self.conditional else None
+        terms = self.terms(batch.x, self.condition(label, len(batch.x)), noise)
+        per_image = {"loss": self.objective(terms), **terms.named()}
+        # The one place where a mean over the batch is taken.
+        return {name: value.mean() for name, value in per_image.items()}

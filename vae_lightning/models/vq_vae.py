@@ -1,0 +1,155 @@
+"""VQ-VAE (van den Oord et al., 2017), https://arxiv.org/abs/1711.00937"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vae_lightning.functional import perplexity
+from vae_lightning.metrics import CodeCounts
+from vae_lightning.models.base import BaseVAE, Labels, Terms
+from vae_lightning.nets import Decoder, Encoder, ImageShape, ResidualDecoder, ResidualEncoder
+from vae_lightning.quantizers import Quantized, VectorQuantizer
+from vae_lightning.randomness import Noise
+
+
+@dataclass(frozen=True)
+class VQTerms(Terms):
+    """The three terms of the VQ-VAE's objective, each (B,).
+
+    Attributes:
+        reconstruction: -log p(x|z_q) in nats, summed over the pixels.
+        codebook: ||sg[z_e] - e||^2, summed over the map; 0 where the codebook is a moving average.
+        commitment: ||z_e - sg[e]||^2, summed over the map.
+    """
+
+    codebook: Tensor
+    commitment: Tensor
+
+
+class VQVAE(BaseVAE):
+    """Autoencoder with a discrete latent: -log p(x|z_q) + codebook + commitment_weight commitment.
+
+    Each place of the encoder's map is replaced by the nearest code of a learnt codebook.
+
+    Args:
+        code_dim: Size of a code.
+        commitment_weight: Weight of the term that ties the *encoder* to its codes (beta in the
+            paper; the codebook's own term has weight 1).
+        encoder: Network from images to a map of ``code_dim`` channels.
+        decoder: Network from that map to the parameters of the likelihood.
+        quantizer: The codebook, how it learns, starts and revives its codes.
+        **kwargs: See `BaseVAE`.
+
+    Raises:
+        ValueError: If ``commitment_weight`` is negative or the encoder keeps no map.
+    """
+
+    can_sample = False
+
+    def __init__(
+        self,
+        code_dim: int = 64,
+        commitment_weight: float = 0.25,
+        encoder: Callable[[ImageShape, int, int], Encoder] = ResidualEncoder,
+        decoder: Callable[[ImageShape, int, int], Decoder] = ResidualDecoder,
+        quantizer: Callable[[int], VectorQuantizer] = VectorQuantizer,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if not commitment_weight >= 0:
+            raise ValueError(f"commitment_weight must not be negative, got {commitment_weight}")
+        self.commitment_weight = commitment_weight
+        channels, height, width = self.image_shape
+        condition_features = self.num_classes if self.conditional else 0
+        self.encoder = encoder(self.image_shape, code_dim, condition_features)
+        params_shape = (self.likelihood.n_params * channels, height, width)
+        self.decoder = decoder(params_shape, code_dim, condition_features)
+        self.quantizer = quantizer(code_dim)
+        self.n_codes = self.quantizer.codes
+        self.training_counts = CodeCounts(self.n_codes)
+        self.evaluation_counts = CodeCounts(self.n_codes)
+
+    def quantize(self, x: Tensor, condition: Tensor | None = None) -> Quantized:
+        """Encode images (B, C, H, W) and replace each place of the map by its nearest code."""
+        z_e = self.encoder(x, condition)
+        if z_e.ndim != 4:
+            raise ValueError(
+                f"a VQ-VAE needs an encoder that returns a map (B, D, h, w), such as "
+                f"ResidualEncoder; {type(self.encoder).__name__} returned {tuple(z_e.shape)}"
+            )
+        return self.quantizer(z_e)
+
+    def terms(self, x: Tensor, condition: Tensor | None, noise: Noise) -> VQTerms:
+        """See `BaseVAE.terms`; nothing here is random."""
+        quantized = self.quantize(x, condition)
+        (self.training_counts if self.training else self.evaluation_counts).update(
+            quantized.indices
+        )
+        params = self.decoder(quantized.z_q.to(x.dtype), condition)
+        codebook = quantized.codebook
+        if self.quantizer.learning == "ema":
+            codebook = torch.zeros_like(codebook)
+        return VQTerms(-self.likelihood.log_prob(params, x), codebook, quantized.commitment)
+
+    def objective(self, terms: VQTerms) -> Tensor:
+        """Reconstruction + codebook + commitment_weight commitment, (B,)."""
+        return terms.reconstruction + terms.codebook + self.commitment_weight * terms.commitment
+
+    def on_train_epoch_end(self) -> None:
+        """Log perplexity and share of codes used, over the whole epoch."""
+        self._log_usage("train", self.training_counts)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log perplexity and share of codes used, over the whole set."""
+        self._log_usage("val", self.evaluation_counts)
+
+    def on_test_epoch_end(self) -> None:
+        """Log perplexity and share of codes used, over the whole set."""
+        self._log_usage("test", self.evaluation_counts)
+
+    def _log_usage(self, stage: str, metric: CodeCounts) -> None:
+        counts = metric.compute()
+        used = counts.gt(0).float().mean()
+        # Every process has the same numbers already; sync_dist only keeps Lightning from warning.
+        self.log_dict(
+            {f"{stage}/perplexity": perplexity(counts).float(), f"{stage}/codes_used": used},
+            sync_dist=True,
+        )
+        metric.reset()
+
+    def encode(self, x: Tensor, condition: Tensor | None) -> dict[str, Tensor]:
+        """``codes``: indices into the codebook, int64, (B, h, w)."""
+        return {"codes": self.quantize(x, condition).indices}
+
+    def codes(self, x: Tensor, label: Labels = None) -> Tensor:
+        """Map of code indices of images (B, C, H, W): int64, (B, h, w)."""
+        with self.inference():
+            x = x.to(self.device, self.dtype)
+            return self.quantize(x, self.condition(label, len(x))).indices
+
+    def embed(self, x: Tensor, label: Labels = None) -> Tensor:
+        """The chosen codes, (B, code_dim, h, w)."""
+        with self.inference():
+            return self.quantizer.lookup(self.codes(x, label))
+
+    def decode_codes(self, codes: Tensor, label: Labels = None) -> Tensor:
+        """Images of a map of code indices (B, h, w), (B, C, H, W)."""
+        with self.inference():
+            z_q = self.quantizer.lookup(codes.to(self.device))
+        return self.decode(z_q, label)
+
+    def sample(
+        self, n: int, label: Labels = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Not possible.
+
+        Raises:
+            RuntimeError: Always.
+        """
+        raise RuntimeError(
+            "a VQVAE cannot sample: it has no prior over its codes; look at reconstruct(x), or "
+            "decode code maps of your own with decode_codes(codes)"
+        )

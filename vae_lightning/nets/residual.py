@@ -1,0 +1,123 @@
+"""The convolutional pair of the VQ-VAE paper: its encoder keeps a map of features.
+
+References:
+    van den Oord et al. (2017), Neural discrete representation learning, section 4.1,
+    https://arxiv.org/abs/1711.00937
+"""
+
+from torch import Tensor, nn
+
+from vae_lightning.nets.base import Decoder, Encoder, ImageShape, concatenate, positive
+
+
+class ResidualBlock(nn.Module):
+    """x + conv1x1(relu(conv3x3(relu(x)))).
+
+    Args:
+        channels: Input and output channels.
+        hidden: Channels between the two convolutions.
+    """
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.ReLU(),
+            nn.Conv2d(channels, hidden, kernel_size=3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(hidden, channels, kernel_size=1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, channels, h, w) to the same shape."""
+        return x + self.layers(x)
+
+
+class ResidualEncoder(Encoder):
+    """Stride-2 convolutions (kernel 4), residual blocks, and a 1x1 convolution to the features.
+
+    Args:
+        image_shape: See `Encoder`.
+        features: Channels of the map that comes out.
+        condition_features: See `Encoder`; the condition enters as constant input channels.
+        hidden: Channels of the convolutions; residual blocks have half as many inside.
+        downsamplings: How often the image is halved (odd sizes are rounded up).
+        blocks: Residual blocks.
+
+    Raises:
+        ValueError: If a size is not positive.
+    """
+
+    def __init__(
+        self,
+        image_shape: ImageShape,
+        features: int,
+        condition_features: int = 0,
+        hidden: int = 64,
+        downsamplings: int = 2,
+        blocks: int = 2,
+    ) -> None:
+        super().__init__()
+        positive(self, image_shape=image_shape, features=features, downsamplings=downsamplings)
+        positive(self, hidden=hidden // 2, blocks=blocks)
+        channels = image_shape[0] + condition_features
+        layers: list[nn.Module] = []
+        for _ in range(downsamplings):
+            layers += [nn.Conv2d(channels, hidden, kernel_size=4, stride=2, padding=1), nn.ReLU()]
+            channels = hidden
+        layers += [nn.Conv2d(hidden, hidden, kernel_size=3, padding=1)]
+        layers += [ResidualBlock(hidden, hidden // 2) for _ in range(blocks)]
+        layers += [nn.ReLU(), nn.Conv2d(hidden, features, kernel_size=1)]
+        self.layers = nn.Sequential(*layers)
+        self.multiple = 2**downsamplings
+
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        """See `Encoder.forward`; returns (B, features, h, w)."""
+        # A kernel of 4 halves even sizes only, so the image is filled up with zeros where it must be.
+        height, width = x.shape[2:]
+        x = nn.functional.pad(x, (0, -width % self.multiple, 0, -height % self.multiple))
+        return self.layers(concatenate(x, condition))
+
+
+class ResidualDecoder(Decoder):
+    """A 3x3 convolution, residual blocks, and stride-2 transposed convolutions (kernel 4).
+
+    Args:
+        image_shape: See `Decoder`.
+        features: Channels of the map that comes in.
+        condition_features: See `Decoder`; the condition enters as constant input channels.
+        hidden: Channels of the convolutions; residual blocks have half as many inside.
+        downsamplings: As for the encoder: how often the map is doubled.
+        blocks: Residual blocks.
+
+    Raises:
+        ValueError: If a size is not positive.
+    """
+
+    def __init__(
+        self,
+        image_shape: ImageShape,
+        features: int,
+        condition_features: int = 0,
+        hidden: int = 64,
+        downsamplings: int = 2,
+        blocks: int = 2,
+    ) -> None:
+        super().__init__()
+        positive(self, image_shape=image_shape, features=features, downsamplings=downsamplings)
+        positive(self, hidden=hidden // 2, blocks=blocks)
+        out_channels, self.height, self.width = image_shape
+        layers: list[nn.Module] = [
+            nn.Conv2d(features + condition_features, hidden, kernel_size=3, padding=1)
+        ]
+        layers += [ResidualBlock(hidden, hidden // 2) for _ in range(blocks)]
+        for i in range(downsamplings):
+            after = out_channels if i == downsamplings - 1 else hidden
+            layers += [
+                nn.ReLU(),
+                nn.ConvTranspose2d(hidden, after, kernel_size=4, stride=2, padding=1),
+            ]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
+        """See `Decoder.forward`."""
+        return self.layers(concatenate(z, condition))[:, :, : self.height, : self.width]
