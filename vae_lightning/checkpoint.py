@@ -1,16 +1,22 @@
 """Checkpoints: plain data in, plain data out, never pickled code."""
 
 import functools
+import inspect
 import pickle
+import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jsonargparse._deprecated import JsonargparseDeprecationWarning
 
 from vae_lightning.errors import UserError
 
 if TYPE_CHECKING:
+    from lightning.pytorch.core.mixins import HyperparametersMixin
+
     from vae_lightning.models.base import BaseVAE
 
 INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
@@ -33,12 +39,32 @@ def portable(value: Any) -> Any:
         return {str(key): portable(item) for key, item in value.items()}
     if isinstance(value, type):
         return {"class_path": f"{value.__module__}.{value.__qualname__}"}
-    if isinstance(value, functools.partial) and isinstance(value.func, type) and not value.args:
-        return {**portable(value.func), "init_args": portable(value.keywords)}
+    if isinstance(value, functools.partial):
+        # jsonargparse, which builds what is loaded, puts functions of its own before the class.
+        *_, cls = value.func, *value.args
+        if isinstance(cls, type):
+            return {**portable(cls), "init_args": portable(value.keywords)}
     raise TypeError(
         f"a hyperparameter must be plain data, a class, or functools.partial(class, name=value) so "
         f"that a checkpoint can hold it without pickled code; got {value!r}"
     )
+
+
+def remember_arguments(module: "HyperparametersMixin") -> None:
+    """Save the arguments of ``__init__``, from which this is called, as hyperparameters.
+
+    They are plain data and name the class, whether the command line or Python built the module,
+    so that `load` and ``vae test`` can build it again.
+
+    Raises:
+        TypeError: If an argument cannot be written as plain data.
+    """
+    caller = inspect.currentframe().f_back  # type: ignore[union-attr]
+    module.save_hyperparameters(frame=caller)
+    class_path = f"{type(module).__module__}.{type(module).__qualname__}"
+    plain = {"_class_path": class_path, "_instantiator": INSTANTIATOR, **portable(module.hparams)}
+    module.hparams.clear()
+    module.save_hyperparameters(plain, frame=caller)
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -83,14 +109,22 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> "BaseVAE
     """
     import vae_lightning.models  # the variants have to be imported to be found
 
-    checkpoint = read(path)
-    class_path = checkpoint.get("hyper_parameters", {}).get("_class_path")
+    class_path = read(path).get("hyper_parameters", {}).get("_class_path")
     if class_path is None:
         raise UserError(f"{path} does not say which model it holds: it has no '_class_path'")
-    try:
-        model = vae_lightning.models.BaseVAE.load_from_checkpoint(
-            path, map_location=map_location, weights_only=True
+    module, _, name = class_path.rpartition(".")
+    # Nothing is imported because a file says so: importing runs code.
+    cls = getattr(sys.modules.get(module), name, None)
+    if not (isinstance(cls, type) and issubclass(cls, vae_lightning.models.BaseVAE)):
+        raise UserError(
+            f"{path} holds a {class_path}, which is not a model known here: import the module that "
+            "defines it before loading"
         )
+    try:
+        with warnings.catch_warnings():
+            # Lightning 2.6 calls what newer releases of jsonargparse have renamed.
+            warnings.filterwarnings("ignore", category=JsonargparseDeprecationWarning)
+            model = cls.load_from_checkpoint(path, map_location=map_location, weights_only=True)
     except ValueError as error:
         raise UserError(
             f"{path} holds a {class_path}, which could not be built: "

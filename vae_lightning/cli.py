@@ -34,7 +34,6 @@ DEFAULT_CONFIG = "digits"
 LINKED = {"image_shape", "num_classes"}
 """Arguments of every model that are taken from the data."""
 
-from argparse import Namespace as argparse_ns
 TRACEBACK = "VAE_TRACEBACK"
 """Environment variable that shows where an error came from."""
 
@@ -309,7 +308,7 @@ class _Command(LightningCLI):
             csv = CSVLogger(config.output_dir, name=config.name, version=self.csv_version)
             loggers = [csv, *loggers]
         if self.subcommand == "fit":
-            wanted += [figure for figure in vars(config.get("figures", argparse_ns())).values() if figure]
+            wanted += [figure for figure in vars(config.figures).values() if figure]
             self.checkpoint_callback = config.checkpoint
         elif self.subcommand == "predict":
             wanted.append(callbacks.PredictionWriter(self.folder / "predictions"))

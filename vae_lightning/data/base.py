@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from vae_lightning import randomness
+from vae_lightning.checkpoint import remember_arguments
 from vae_lightning.data.batch import Batch
 from vae_lightning.errors import UserError
 from vae_lightning.nets import ImageShape
@@ -128,7 +129,7 @@ class ImageData(pl.LightningDataModule, ABC):
             raise ValueError(f"data.batch_size must be at least 1, got {batch_size}")
         if num_workers < 0:
             raise ValueError(f"data.num_workers must not be negative, got {num_workers}")
-        self.save_hyperparameters()
+        remember_arguments(self)
         self.batch_size = batch_size
         self.pixels = pixels
         self.split_seed = split_seed

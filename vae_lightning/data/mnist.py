@@ -67,7 +67,7 @@ class MNIST(ImageData):
         except (OSError, RuntimeError) as error:
             raise UserError(
                 f"the {self.source.__name__} files are not in {self.folder} and could not be "
-                f"downloaded ({str(error).strip().splitlines()[0]}): put "
+                f"downloaded ({str(error).strip().splitlines()[0].rstrip(':')}): put "
                 f"{', '.join(f'{name}.gz' for name in sum(_FILES.values(), ()))} there, point "
                 "--data.root or VAE_DATA_ROOT to the folder above, or use the bundled digits, which "
                 "need no files: --data Digits"

@@ -12,9 +12,8 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, Reduce
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from vae_lightning.checkpoint import INSTANTIATOR, portable
+from vae_lightning.checkpoint import remember_arguments
 from vae_lightning.data.batch import Batch
-from vae_lightning.functional import DiagonalGaussian
 from vae_lightning.likelihoods import Bernoulli, Likelihood
 from vae_lightning.nets import ImageShape
 from vae_lightning.randomness import Noise
@@ -83,13 +82,7 @@ class BaseVAE(pl.LightningModule, ABC):
         compile: bool = False,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters()
-        if "_instantiator" not in self.hparams:  # built in Python, not by the command line
-            class_path = f"{type(self).__module__}.{type(self).__qualname__}"
-            plain = {name: portable(value) for name, value in self.hparams.items()}
-            self.save_hyperparameters(
-                {**plain, "_class_path": class_path, "_instantiator": INSTANTIATOR}
-            )
+        remember_arguments(self)
         if conditional and num_classes < 1:
             raise ValueError(
                 f"{type(self).__name__} is conditional and needs labelled images, but the data have "
@@ -245,7 +238,7 @@ class BaseVAE(pl.LightningModule, ABC):
         label = batch.y if self.conditional else None
         return {
             "reconstruction": self.reconstruct(batch.x, label),
-            **self.encode(batch.x, self.condition(label, len(batch.x))),
+            **self.encode(batch.x, self._one_hot(batch)),
         }
 
     def configure_optimizers(self) -> Any:
@@ -269,21 +262,27 @@ class BaseVAE(pl.LightningModule, ABC):
         """Take the seed of the noise from a checkpoint that has one."""
         self.noise_seed = checkpoint.get("noise_seed", self.noise_seed)
 
+    def _one_hot(self, batch: Batch) -> Tensor | None:
+        """As `condition`, without its checks: they would make a GPU wait in every step."""
+        if not self.conditional:
+            return None
+        if batch.y is None:
+            raise ValueError(f"{type(self).__name__} is conditional, but the batch has no labels")
+        return one_hot(batch.y, self.num_classes).to(self.dtype)
+
     def _evaluation_step(self, batch: Any, stage: str, batch_idx: int) -> None:
         means = self._means(batch, stage, batch_idx, EVALUATION_SEED)
         self.log_dict(
             {f"{stage}/{name}": value for name, value in means.items()},
             batch_size=len(Batch.of(batch).x),
             sync_dist=True,
-            prog_bar=False,
         )
 
     def _means(self, batch: Any, stage: str, step: int, seed: int) -> dict[str, Tensor]:
         batch = Batch.of(batch, first_index=step << 20)
         # In evaluation an image's noise must not depend on the batch it happens to be in.
         noise = Noise(batch.index, seed, stage, step if stage == "train" else 0)
-        label = batch.y if self.conditional else None
-        terms = self.terms(batch.x, self.condition(label, len(batch.x)), noise)
+        terms = self.terms(batch.x, self._one_hot(batch), noise)
         per_image = {"loss": self.objective(terms), **terms.named()}
         # The one place where a mean over the batch is taken.
         return {name: value.mean() for name, value in per_image.items()}

@@ -91,6 +91,12 @@ class VAE(BaseVAE):
             x = x.to(self.device, self.dtype)
             return self.posterior(x, self.condition(label, len(x))).mu
 
+    def latent_kl(self, x: Tensor, label: Labels = None) -> Tensor:
+        """KL(q(z|x) || p(z)) of each latent dimension in nats, (B, latent_dim)."""
+        with self.inference():
+            x = x.to(self.device, self.dtype)
+            return self.posterior(x, self.condition(label, len(x))).kl()
+
     def sample(
         self, n: int, label: Labels = None, generator: torch.Generator | None = None
     ) -> Tensor:

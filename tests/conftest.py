@@ -1,0 +1,74 @@
+"""Shared by all tests: one thread per worker, a small data set, and where real data may be."""
+
+import os
+
+# Two test processes with two threads each wait for one another most of the time.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["WANDB_MODE"] = "offline"
+os.environ["WANDB_SILENT"] = "true"
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from vae_lightning.data import Batch, ImageData
+from vae_lightning.data.base import Images, InMemory
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory):
+    """Tests share drawn digits, and leave the user's own cache alone."""
+    folder = tmp_path_factory.getbasetemp().parent / "cache"
+    os.environ["XDG_CACHE_HOME"] = str(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def mnist_root():
+    """The folder of real MNIST; the test is skipped without."""
+    root = os.environ.get("VAE_DATA_ROOT")
+    if not root or not (Path(root) / "MNIST" / "raw").is_dir():
+        pytest.skip("needs VAE_DATA_ROOT with MNIST in it")
+    return Path(root)
+
+
+class Blobs(ImageData):
+    """Small images with a bright square whose place is the class; nothing to download or draw."""
+
+    image_shape = (1, 8, 8)
+    num_classes = 4
+
+    def __init__(self, size: int = 64, **kwargs) -> None:
+        super().__init__(**{"batch_size": 16, **kwargs})
+        self.size = size
+
+    def load(self, split):
+        generator = torch.Generator().manual_seed(len(split))
+        y = torch.arange(self.size) % 4
+        x = torch.randint(0, 100, (self.size, 1, 8, 8), generator=generator)
+        for i, label in enumerate(y.tolist()):
+            row, column = divmod(label, 2)
+            x[i, 0, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4] += 155
+        return InMemory(Images(x.to(torch.uint8), y))
+
+
+@pytest.fixture
+def blobs():
+    return Blobs
+
+
+@pytest.fixture
+def batch():
+    """A batch of the images of `Blobs`, as models get them."""
+    data = Blobs()
+    data.setup("fit")
+    raw = data.datasets["train"].__getitems__(range(16))
+    return Batch(raw.x / 255, raw.y, raw.index)

@@ -1,0 +1,96 @@
+import functools
+
+import lightning.pytorch as pl
+import pytest
+import torch
+
+from vae_lightning import VQVAE
+from vae_lightning.functional import perplexity
+from vae_lightning.nets import ConvEncoder
+from vae_lightning.quantizers import VectorQuantizer
+from vae_lightning.randomness import Noise
+
+
+def vq_vae(**quantizer) -> VQVAE:
+    arguments = {"codes": 16, "start": "uniform", **quantizer}
+    return VQVAE(
+        image_shape=(1, 8, 8),
+        num_classes=4,
+        code_dim=6,
+        quantizer=functools.partial(VectorQuantizer, **arguments),
+    )
+
+
+def test_objective_has_the_weights_of_the_paper(batch):
+    """||sg[z_e] - e||^2 with weight 1 and ||z_e - sg[e]||^2 with weight 0.25: not exchanged."""
+    model = vq_vae(learning="gradient").eval()
+    terms = model.terms(batch.x, None, Noise(batch.index))
+    z_e = model.encoder(batch.x)
+    e = model.quantizer.codebook[model.codes(batch.x)].movedim(-1, 1)
+    distance = (z_e - e).square().sum((1, 2, 3))
+    torch.testing.assert_close(terms.codebook, distance)
+    torch.testing.assert_close(
+        model.objective(terms), terms.reconstruction + distance + 0.25 * distance
+    )
+    # The encoder's gradient of the latent terms is a quarter of the codes'.
+    latent = (model.objective(terms) - terms.reconstruction).sum()
+    by_e, by_z = torch.autograd.grad(latent, [model.quantizer.codebook, model.encoder.layers[-1].bias])
+    chosen = (z_e - e).detach()
+    torch.testing.assert_close(by_z, 0.25 * 2 * chosen.sum((0, 2, 3)))
+    torch.testing.assert_close(by_e.sum(0), -2 * chosen.sum((0, 2, 3)))
+
+
+def test_moving_average_replaces_the_codebook_term(batch):
+    model = vq_vae(learning="ema").eval()
+    terms = model.terms(batch.x, None, Noise(batch.index))
+    assert terms.codebook.abs().max() == 0
+    assert terms.commitment.min() > 0
+
+
+def test_terms_are_computed_in_evaluation_too(batch):
+    model = vq_vae(learning="gradient").eval()
+    terms = model.terms(batch.x, None, Noise(batch.index))
+    assert terms.codebook.min() > 0
+    assert terms.commitment.min() > 0
+
+
+def test_codes_decode_to_the_reconstruction(batch):
+    model = vq_vae()
+    codes = model.codes(batch.x)
+    assert codes.shape == (16, 2, 2)
+    assert codes.dtype == torch.int64
+    torch.testing.assert_close(model.decode_codes(codes), model.reconstruct(batch.x))
+
+
+def test_perplexity_is_that_of_the_epoch(blobs, tmp_path):
+    """Not the mean of the batches' perplexities, which is smaller."""
+    model = vq_vae()
+    trainer = pl.Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
+    data = blobs(batch_size=3)
+    data.setup("test")
+    x = data.datasets["test"].images.x / 255
+    # Codes that are used: the vectors of some images.
+    model.quantizer.codebook.data = model.encoder(x[:4]).detach().movedim(1, -1).reshape(16, 6)
+    for _ in range(2):  # and not what is left of an epoch before
+        result = trainer.test(model, datamodule=data, verbose=False)[0]
+    codes = model.codes(x)
+    counts = torch.bincount(codes.flatten(), minlength=16)
+    assert result["test/perplexity"] == pytest.approx(perplexity(counts).item(), rel=1e-5)
+    assert result["test/codes_used"] == pytest.approx((counts > 0).float().mean().item())
+    by_batch = [
+        perplexity(torch.bincount(part.flatten(), minlength=16)) for part in codes.split(3)
+    ]
+    assert torch.stack(by_batch).mean() < 0.99 * result["test/perplexity"]
+
+
+def test_encoder_must_keep_a_map(batch):
+    model = VQVAE(image_shape=(1, 8, 8), encoder=ConvEncoder)
+    with pytest.raises(ValueError, match="needs an encoder that returns a map"):
+        model.codes(batch.x)
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match="commitment_weight must not be negative"):
+        VQVAE(commitment_weight=-1)

@@ -1,0 +1,59 @@
+import torch
+
+from vae_lightning.randomness import Noise, derive_seed, generator, uniform
+
+
+def test_numbers_never_change():
+    """Another version of the package or of torch has to draw the same."""
+    assert derive_seed(0, "train", 3) == 882505000269604046
+    # By the formulas of SplitMix64 in Python's own integers.
+    expected = torch.tensor([[12578689, 6247725], [16064773, 7594687]]) * 2.0**-24
+    assert uniform(torch.tensor([0, 7]), 2, 1).equal(expected)
+
+
+def test_uniform_numbers_fill_the_open_interval_evenly():
+    u = uniform(torch.arange(100_000), 4, seed=3)
+    assert u.min() > 0
+    assert u.max() < 1
+    counts = torch.histc(u, bins=50, min=0, max=1)
+    expected = u.numel() / 50
+    chi_squared = ((counts - expected) ** 2 / expected).sum()
+    assert 20 < chi_squared < 100  # 49 degrees of freedom
+
+
+def test_normal_numbers_have_the_moments_of_a_normal():
+    z = Noise(torch.arange(200_000), 0).normal(3)
+    assert z.mean(0).abs().max() < 0.01
+    assert (z.var(0) - 1).abs().max() < 0.02
+    assert (z.pow(4).mean(0) - 3).abs().max() < 0.1
+
+
+def test_neighbours_are_uncorrelated():
+    z = Noise(torch.arange(100_000), 0).normal(2)
+    pairs = [(z[1:, 0], z[:-1, 0]), (z[:, 0], z[:, 1])]
+    z_other = Noise(torch.arange(100_000), 1).normal(2)
+    pairs.append((z[:, 0], z_other[:, 0]))
+    for a, b in pairs:
+        assert abs((a * b).mean()) < 0.015
+
+
+def test_noise_of_an_image_does_not_depend_on_its_batch():
+    whole = Noise(torch.arange(10), 5, "val").normal(4)
+    torch.testing.assert_close(Noise(torch.tensor([7, 2]), 5, "val").normal(4), whole[[7, 2]])
+
+
+def test_draws_keys_and_images_differ():
+    noise = Noise(torch.arange(4), 1, "train", 0)
+    first, second = noise.normal(5), noise.normal(5)
+    other_step = Noise(torch.arange(4), 1, "train", 1).normal(5)
+    other_seed = Noise(torch.arange(4), 2, "train", 0).normal(5)
+    draws = torch.cat([first, second, other_step, other_seed])
+    assert len(draws.unique(dim=0)) == 16
+
+
+def test_global_generator_is_left_alone():
+    before = torch.get_rng_state()
+    generator(1, "a").get_state()
+    torch.rand(3, generator=generator(1, "a"))
+    Noise(torch.arange(3), 1).normal(2)
+    torch.testing.assert_close(torch.get_rng_state(), before)

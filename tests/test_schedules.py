@@ -1,0 +1,25 @@
+import pytest
+
+from vae_lightning.schedules import Constant, Cyclic, LinearWarmup
+
+
+def test_constant():
+    assert [Constant()(step) for step in (0, 10**6)] == [1, 1]
+
+
+def test_linear_warmup():
+    warmup = LinearWarmup(steps=10)
+    assert [warmup(step) for step in (0, 1, 5, 10, 1000)] == [0, 0.1, 0.5, 1, 1]
+
+
+def test_cyclic():
+    cyclic = Cyclic(period=100, rise=0.5)
+    assert [cyclic(step) for step in (0, 25, 50, 99, 100, 125)] == [0, 0.5, 1, 1, 0, 0.5]
+
+
+@pytest.mark.parametrize(
+    "build", [lambda: LinearWarmup(0), lambda: Cyclic(0), lambda: Cyclic(10, rise=0)]
+)
+def test_bad_arguments(build):
+    with pytest.raises(ValueError, match="must be"):
+        build()

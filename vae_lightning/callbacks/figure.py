@@ -1,0 +1,149 @@
+"""What every figure has in common: when it is drawn, from which images, and where it goes."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import lightning.pytorch as pl
+import matplotlib.figure
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from PIL import Image
+from torch import Tensor
+
+from vae_lightning import plotting
+from vae_lightning.data.batch import Batch
+from vae_lightning.models import BaseVAE
+
+
+class Figure(pl.Callback, ABC):
+    """Draws one picture after validation, from the first validation images.
+
+    The picture is written to ``figures/NAME/epoch=NNN.png`` in the run's folder and handed to W&B
+    and TensorBoard where these are used. Only the first process draws. Nothing here takes random
+    numbers from torch's global generator, so a figure never changes what is trained.
+
+    A figure knows no model: it asks `applies_to` and then uses the public verbs ``embed``,
+    ``decode``, ``reconstruct`` and ``sample``.
+
+    Args:
+        every_n_epochs: How often it is drawn; after the last epoch it always is.
+
+    Raises:
+        ValueError: If ``every_n_epochs`` is not positive.
+    """
+
+    name: ClassVar[str]
+    images: int = 0
+    """Validation images that the figure needs."""
+
+    def __init__(self, every_n_epochs: int = 5) -> None:
+        if every_n_epochs < 1:
+            raise ValueError(
+                f"figures.{self.name}.every_n_epochs must be at least 1, got {every_n_epochs}; "
+                f"--figures.{self.name} null switches the figure off"
+            )
+        self.every_n_epochs = every_n_epochs
+        self.folder: Path | None = None
+        self.epoch = -1
+        self.drawn_epoch = -1
+        self.batches: list[Batch] = []
+
+    def applies_to(self, model: BaseVAE) -> bool:
+        """Whether this model has what the figure shows."""
+        return True
+
+    @abstractmethod
+    def draw(
+        self, model: BaseVAE, x: Tensor, label: Tensor | None, class_names: Sequence[str] | None
+    ) -> matplotlib.figure.Figure:
+        """Draw the figure.
+
+        Args:
+            model: A model that it applies to.
+            x: The first validation images, (N, C, H, W), N at most ``images``, on the CPU.
+            label: Their classes, (N,), or None.
+            class_names: Names of the classes, if the data know any.
+        """
+
+    @property
+    def title_end(self) -> str:
+        """`` - epoch N``, counted from 1 as people do."""
+        return f" \N{EN DASH} epoch {self.epoch + 1}"
+
+    # Lightning
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Find the folder: in every process, because Lightning broadcasts it."""
+        self.folder = Path(trainer.log_dir or trainer.default_root_dir) / "figures" / self.name
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forget the images of the last time."""
+        self.batches = []
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep images until there are as many as the figure needs."""
+        if self._draws(trainer, pl_module):
+            missing = self.images - sum(len(kept.x) for kept in self.batches)
+            if missing > 0:
+                kept = Batch.of(batch)
+                self.batches.append(
+                    Batch(*(None if part is None else part[:missing].cpu() for part in kept))
+                )
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw, if it is time."""
+        if not self._draws(trainer, pl_module):
+            return
+        self.epoch = trainer.current_epoch
+        last = trainer.max_epochs is not None and self.epoch + 1 == trainer.max_epochs
+        if last or (self.epoch + 1) % self.every_n_epochs == 0:
+            self._draw(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw the last state of a training that ended earlier than planned."""
+        if self._draws(trainer, pl_module) and self.drawn_epoch < self.epoch:
+            self._draw(trainer, pl_module)
+
+    def _draws(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> bool:
+        return (
+            trainer.is_global_zero
+            and trainer.state.fn == "fit"
+            and not trainer.sanity_checking
+            and not trainer.fast_dev_run  # type: ignore[attr-defined]
+            and isinstance(pl_module, BaseVAE)
+            and self.applies_to(pl_module)
+        )
+
+    def _draw(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, BaseVAE)
+        assert self.folder is not None
+        x = torch.cat([batch.x for batch in self.batches]) if self.batches else torch.empty(0)
+        labels = [batch.y for batch in self.batches if batch.y is not None]
+        class_names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
+        figure = self.draw(pl_module, x, torch.cat(labels) if labels else None, class_names)
+        pixels = plotting.to_array(figure)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(self.folder / f"epoch={self.epoch:03d}.png", optimize=True)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_image(f"figures/{self.name}", [pixels], step=trainer.global_step)
+            elif isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image(
+                    f"figures/{self.name}", pixels, trainer.global_step, dataformats="HWC"
+                )
+        self.drawn_epoch = self.epoch
+
+
+def condition_of(model: BaseVAE, label: Tensor | None) -> Tensor | None:
+    """The labels for a conditional model, None for another: the verbs refuse what they don't use."""
+    return label if model.conditional else None

@@ -1,0 +1,114 @@
+"""Predictions on disk, as arrays that NumPy opens."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from numpy.lib.format import open_memmap
+from PIL import Image
+from torch import Tensor
+
+from vae_lightning import plotting
+from vae_lightning.data.batch import Batch
+from vae_lightning.errors import UserError
+
+
+class PredictionWriter(pl.Callback):
+    """Writes what ``predict_step`` returns, one ``.npy`` file per name, a row per image.
+
+    Rows are in the order of the split, however many processes there are: each writes its rows
+    straight into the shared files. ``original``, ``label`` (where there are any) and ``index``
+    are added, and a picture of the first images over their reconstructions. Everything is written
+    into ``FOLDER.partial``, which becomes ``FOLDER`` when all is there: an interrupted run never
+    passes for a complete one.
+
+    Args:
+        folder: Where to write; an earlier folder of that name is replaced.
+        images: Number of images in the picture.
+    """
+
+    def __init__(self, folder: str | Path, images: int = 32) -> None:
+        self.folder = Path(folder)
+        self.partial = self.folder.with_name(self.folder.name + ".partial")
+        self.images = images
+        self.arrays: dict[str, np.memmap[Any, Any]] = {}
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Make an empty folder."""
+        self.arrays = {}
+        if trainer.is_global_zero:
+            shutil.rmtree(self.partial, ignore_errors=True)
+            self.partial.mkdir(parents=True)
+        trainer.strategy.barrier()
+
+    def on_predict_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Write the rows of a batch."""
+        if not isinstance(batch, Batch):
+            raise UserError(
+                "predictions need batches with the index of each image: use a data module of "
+                "this project or yield vae_lightning.data.Batch"
+            )
+        rows = {"index": batch.index, "original": batch.x, **outputs}
+        if batch.y is not None:
+            rows["label"] = batch.y
+        rows = {name: value.float() if value.is_floating_point() else value
+                for name, value in rows.items()}
+        if not self.arrays:
+            loaders = trainer.predict_dataloaders
+            self._open(trainer, rows, len(loaders.dataset))
+        where = batch.index.cpu().numpy()
+        for name, value in rows.items():
+            self.arrays[name][where] = value.cpu().numpy()
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Check that every image is there, draw the picture, and give the folder its name."""
+        for array in self.arrays.values():
+            array.flush()
+        self.arrays = {}
+        trainer.strategy.barrier()
+        if trainer.is_global_zero:
+            self._drop_missing_rows()
+            first = {
+                name: torch.tensor(np.load(self.partial / f"{name}.npy", mmap_mode="r")[: self.images])
+                for name in ("original", "reconstruction")
+            }
+            figure = plotting.reconstructions(
+                first["original"], first["reconstruction"], title="Originals and reconstructions"
+            )
+            Image.fromarray(plotting.to_array(figure)).save(self.partial / "reconstructions.png")
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.partial.rename(self.folder)
+        trainer.strategy.barrier()
+
+    def _open(self, trainer: pl.Trainer, rows: dict[str, Tensor], n: int) -> None:
+        """The first process makes the files, then all open them."""
+        if trainer.is_global_zero:
+            for name, value in rows.items():
+                array = value[:1].cpu().numpy()
+                made = open_memmap(
+                    self.partial / f"{name}.npy", "w+", array.dtype, (n, *array.shape[1:])
+                )
+                if name == "index":
+                    made[:] = -1
+                made.flush()
+        trainer.strategy.barrier()
+        self.arrays = {name: open_memmap(self.partial / f"{name}.npy", "r+") for name in rows}
+
+    def _drop_missing_rows(self) -> None:
+        """With ``limit_predict_batches`` some images were not asked for: leave their rows out."""
+        present = np.load(self.partial / "index.npy") >= 0
+        if present.all():
+            return
+        for path in self.partial.glob("*.npy"):
+            np.save(path, np.load(path)[present])
