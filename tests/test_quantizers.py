@@ -35,9 +35,7 @@ def test_codebook_term_moves_only_codes_and_commitment_only_the_encoder():
     of_codebook = torch.autograd.grad(
         out.codebook.sum(), [z_e, q.codebook], retain_graph=True, allow_unused=True
     )
-    of_commitment = torch.autograd.grad(
-        out.commitment.sum(), [z_e, q.codebook], allow_unused=True
-    )
+    of_commitment = torch.autograd.grad(out.commitment.sum(), [z_e, q.codebook], allow_unused=True)
     assert of_codebook[0] is None
     assert of_codebook[1].abs().sum() > 0
     assert of_commitment[0].abs().sum() > 0

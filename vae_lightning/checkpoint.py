@@ -127,7 +127,6 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> "BaseVAE
             model = cls.load_from_checkpoint(path, map_location=map_location, weights_only=True)
     except ValueError as error:
         raise UserError(
-            f"{path} holds a {class_path}, which could not be built: "
-            f"{' '.join(str(error).split())}"
+            f"{path} holds a {class_path}, which could not be built: {' '.join(str(error).split())}"
         ) from error
     return model.eval()

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import lightning.pytorch as pl
 import torch
 import yaml
+from jsonargparse._deprecated import JsonargparseDeprecationWarning
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
@@ -51,7 +52,7 @@ def run(args: Sequence[str]) -> None:
     except (UserError, ValueError, OSError, MisconfigurationException) as error:
         if os.environ.get(TRACEBACK):
             raise
-        _fail(f"{' '.join(str(error).split())}", 1)
+        _fail(usage.explain(str(error), ()), 1)
 
 
 class _WrongOptions(Exception):
@@ -116,7 +117,9 @@ def with_layers(args: list[str]) -> list[str]:
             value = options[i + 1] if i + 1 < len(options) else ""
         if flag in ("--config", "-c") and value and not value.lstrip().startswith("{"):
             configs.append(config_path(value))
-            options[i if equals else i + 1] = f"{flag}={configs[-1]}" if equals else str(configs[-1])
+            options[i if equals else i + 1] = (
+                f"{flag}={configs[-1]}" if equals else str(configs[-1])
+            )
             ckpt_path = _read_yaml(configs[-1]).get("ckpt_path") or ckpt_path
         elif flag == "--ckpt_path" and value:
             ckpt_path = value
@@ -133,8 +136,7 @@ def with_layers(args: list[str]) -> list[str]:
             "runs/NAME/version_N/checkpoints/best.ckpt"
         )
     elif not configs:
-        configs.append(config_path(DEFAULT_CONFIG))
-        layers.append(_read_yaml(configs[-1]))
+        layers.append(_read_yaml(config_path(DEFAULT_CONFIG)))
     if configs:
         layers.append({"name": configs[-1].stem})
     lower = [part for layer in layers for part in ("--config", json.dumps(layer))]
@@ -187,6 +189,8 @@ class _Parser(LightningArgumentParser):
         super().__init__(*args, **kwargs, allow_abbrev=False)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if not self.exit_on_error:  # a parser within the parser: the outer one comes here later
+            super().error(message, ex)
         parser = getattr(ex, "subcommand_parser", None) or self
         options = {action.dest for action in parser._actions}
         raise _WrongOptions(usage.explain(message, options)) from ex
@@ -202,9 +206,7 @@ class _SaveConfig(SaveConfigCallback):
             self.config["ckpt_path"] = None
             super().setup(trainer, pl_module, stage)
 
-    def save_config(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str
-    ) -> None:
+    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         text = self.parser.dump(self.config, skip_none=False)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
@@ -226,7 +228,6 @@ class _Command(LightningCLI):
 
     def __init__(self, args: list[str]) -> None:
         _quieten()
-        self.checkpoint_callback: ModelCheckpoint | None = None
         super().__init__(
             model_class=BaseVAE,
             datamodule_class=pl.LightningDataModule,
@@ -242,9 +243,7 @@ class _Command(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Options beside those of model, data and trainer."""
         for name in LINKED:
-            parser.link_arguments(
-                f"data.{name}", f"model.init_args.{name}", apply_on="instantiate"
-            )
+            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
         parser.add_argument("--name", type=str | None, help="Name of the run.")
         parser.add_argument(
             "--output_dir",
@@ -252,7 +251,7 @@ class _Command(LightningCLI):
             default="runs",
             help="The run's folder is OUTPUT_DIR/NAME/version_N.",
         )
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_class_arguments(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
             {
                 "checkpoint.monitor": "val/loss",
@@ -286,6 +285,7 @@ class _Command(LightningCLI):
         else:
             self.folder = run_folder(config.ckpt_path)
             config.trainer.default_root_dir = str(self.folder)
+            config.trainer.enable_checkpointing = False
         loggers = config.trainer.logger
         for logger in loggers if isinstance(loggers, list) else [loggers]:
             arguments = getattr(logger, "init_args", None)
@@ -309,7 +309,8 @@ class _Command(LightningCLI):
             loggers = [csv, *loggers]
         if self.subcommand == "fit":
             wanted += [figure for figure in vars(config.figures).values() if figure]
-            self.checkpoint_callback = config.checkpoint
+            if config.trainer.enable_checkpointing is not False:
+                wanted.append(config.checkpoint)
         elif self.subcommand == "predict":
             wanted.append(callbacks.PredictionWriter(self.folder / "predictions"))
         return super().instantiate_trainer(logger=loggers or False, callbacks=wanted, **kwargs)
@@ -327,7 +328,7 @@ class _Command(LightningCLI):
         if not self.trainer.is_global_zero:
             return
         took = timedelta(seconds=round(time.monotonic() - self.started))
-        best = self.checkpoint_callback.best_model_path if self.checkpoint_callback else ""
+        best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
         print(f"\nTrained {self.trainer.current_epoch} epochs in {took}.")
         _print_metrics(self.trainer.callback_metrics, "val/")
         self._print_note()
@@ -394,5 +395,13 @@ def _quieten() -> None:
     """Silence what Lightning says in every run, and what is no use to a person."""
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
-    # A set of one batch more or less often than it is logged is nothing to be warned of.
-    warnings.filterwarnings("ignore", ".*is smaller than the logging interval.*")
+    for message in (
+        ".*is smaller than the logging interval.*",  # of short trainings
+        r".isinstance\(treespec, LeafSpec\)",  # Lightning-AI/pytorch-lightning#21326
+        ".*callbacks used to create the checkpoint need to be provided",  # of vae test, no need
+        "Experiment logs directory .* is not empty",  # another tracker made it just before
+        "The dirpath has changed",  # a resumed run writes into a folder of its own
+        ".*not supported by the model summary",  # of mixed precision
+    ):
+        warnings.filterwarnings("ignore", message)
+    warnings.filterwarnings("ignore", category=JsonargparseDeprecationWarning)

@@ -63,7 +63,7 @@ class VectorQuantizer(nn.Module):
         learning: Literal["gradient", "ema"] = "ema",
         start: Literal["kmeans", "data", "uniform"] = "kmeans",
         decay: float = 0.99,
-        revive_below: float = 0.01,
+        revive_below: float = 0.1,
         seed: int = 0,
     ) -> None:
         super().__init__()

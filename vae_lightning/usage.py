@@ -77,8 +77,16 @@ def _missing(match: re.Match[str], key: str, message: str, options: Collection[s
     return f"{f'{key}: ' if key else ''}{owner}{match[1]}"
 
 
+def _from_constructor(
+    match: re.Match[str], key: str, message: str, options: Collection[str]
+) -> str:
+    return " ".join(match[1].split())
+
+
 def _wrong_value(match: re.Match[str], key: str, message: str, options: Collection[str]) -> str:
-    expected = re.findall(r"Expected (?:a|an) (?:<class '([\w.]+)'>|([^.\n]+))", message)
+    expected = re.findall(
+        r"Expected (?:a|an) (?:<class '([\w.]+)'>|(?:typing\.)?([^.\n]+))", message
+    )
     names = list(dict.fromkeys((a or b).strip() for a, b in expected))
     wanted = " or ".join(name for name in names if name != "NoneType") or "another value"
     inner = re.search(r"Got value: (.+?)(?:\n|$)", message)
@@ -96,6 +104,8 @@ _SENTENCES: list[tuple[str, Callable[[re.Match[str], str, str, Collection[str]],
         r"([\w.]+)'.*)?(?:\n|$)",
         _missing,
     ),
+    # What a class says of its arguments, wrapped by the parser that built it.
+    (r"Errors:\s+- (?!Expected|Parser key|Problem)(.+?)\s+- Expected", _from_constructor),
     (r"Given value: ([^\n]*)", _wrong_value),
     (r"Got value: ([^\n]*)", _wrong_value),
 ]

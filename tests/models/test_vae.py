@@ -152,9 +152,7 @@ def test_schedule_is_not_applied_in_evaluation(batch):
     model = BetaVAE(image_shape=(1, 8, 8), schedule=Warmup16)
     terms = model.terms(batch.x, None, Noise(batch.index))
     torch.testing.assert_close(model.train().objective(terms), terms.reconstruction)
-    torch.testing.assert_close(
-        model.eval().objective(terms), terms.reconstruction + 4 * terms.kl
-    )
+    torch.testing.assert_close(model.eval().objective(terms), terms.reconstruction + 4 * terms.kl)
     assert isinstance(BetaVAE().schedule, Constant)
 
 

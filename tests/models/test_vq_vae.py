@@ -34,7 +34,9 @@ def test_objective_has_the_weights_of_the_paper(batch):
     )
     # The encoder's gradient of the latent terms is a quarter of the codes'.
     latent = (model.objective(terms) - terms.reconstruction).sum()
-    by_e, by_z = torch.autograd.grad(latent, [model.quantizer.codebook, model.encoder.layers[-1].bias])
+    by_e, by_z = torch.autograd.grad(
+        latent, [model.quantizer.codebook, model.encoder.layers[-1].bias]
+    )
     chosen = (z_e - e).detach()
     torch.testing.assert_close(by_z, 0.25 * 2 * chosen.sum((0, 2, 3)))
     torch.testing.assert_close(by_e.sum(0), -2 * chosen.sum((0, 2, 3)))
@@ -79,9 +81,7 @@ def test_perplexity_is_that_of_the_epoch(blobs, tmp_path):
     counts = torch.bincount(codes.flatten(), minlength=16)
     assert result["test/perplexity"] == pytest.approx(perplexity(counts).item(), rel=1e-5)
     assert result["test/codes_used"] == pytest.approx((counts > 0).float().mean().item())
-    by_batch = [
-        perplexity(torch.bincount(part.flatten(), minlength=16)) for part in codes.split(3)
-    ]
+    by_batch = [perplexity(torch.bincount(part.flatten(), minlength=16)) for part in codes.split(3)]
     assert torch.stack(by_batch).mean() < 0.99 * result["test/perplexity"]
 
 

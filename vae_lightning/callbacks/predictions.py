@@ -62,8 +62,10 @@ class PredictionWriter(pl.Callback):
         rows = {"index": batch.index, "original": batch.x, **outputs}
         if batch.y is not None:
             rows["label"] = batch.y
-        rows = {name: value.float() if value.is_floating_point() else value
-                for name, value in rows.items()}
+        rows = {
+            name: value.float() if value.is_floating_point() else value
+            for name, value in rows.items()
+        }
         if not self.arrays:
             loaders = trainer.predict_dataloaders
             self._open(trainer, rows, len(loaders.dataset))
@@ -80,7 +82,9 @@ class PredictionWriter(pl.Callback):
         if trainer.is_global_zero:
             self._drop_missing_rows()
             first = {
-                name: torch.tensor(np.load(self.partial / f"{name}.npy", mmap_mode="r")[: self.images])
+                name: torch.tensor(
+                    np.load(self.partial / f"{name}.npy", mmap_mode="r")[: self.images]
+                )
                 for name in ("original", "reconstruction")
             }
             figure = plotting.reconstructions(

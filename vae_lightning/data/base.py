@@ -202,7 +202,7 @@ class ImageData(pl.LightningDataModule, ABC):
             )
         return DataLoader(
             dataset,
-            self.batch_size,
+            batch_size=self.batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
             collate_fn=as_is,

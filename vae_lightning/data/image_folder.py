@@ -80,7 +80,9 @@ class ImageFolder(ImageData):
     def files(self) -> list[Path]:
         """All images, in alphabetical order."""
         if not self.root.is_dir():
-            raise UserError(f"{self.root} is not a folder: give the folder of images as --data.root")
+            raise UserError(
+                f"{self.root} is not a folder: give the folder of images as --data.root"
+            )
         files = sorted(path for path in self.root.rglob("*") if path.suffix.lower() in _SUFFIXES)
         if len(files) < 3:
             raise UserError(

@@ -518,10 +518,11 @@ def render(strokes: Strokes, *, size: int = 28) -> Tensor:
     The same input gives the same image everywhere, whatever it is drawn together with.  The paths
     of the pen are computed in float64, where machines may differ in the last bit, and then rounded
     to float32; the pixels only need +, -, x, min and the square root, which IEEE 754 fixes to the
-    bit.  A last bit in float64 changes a pixel's grey level with a chance of about 1e-12.
+    bit.  What is left is tiny: relative errors up to 1e-15 in every point of the paths of 70,000
+    images changed none of their 55 million pixels.
 
-    Within `FACTOR_RANGES` the ink stays inside the image.  Factors beyond are drawn too, but may
-    be cut off at the border.
+    Within `FACTOR_RANGES` the ink stays inside the image (in images smaller than 28 pixels the
+    soft edge may touch the border).  Factors beyond are drawn too, but may be cut off there.
 
     Args:
         strokes: Factors (N, 7) and wobble (N, W), as from `draw_factors`.
@@ -825,7 +826,7 @@ def _nearest(path: Tensor, pressure: Tensor, out: Tensor) -> None:
     y2 = [(y - centres).mul_(w).square_()[:, None] for y, w in zip(xy[1], weight, strict=True)]
     height = max(1, _STRIP_ELEMENTS // (size * count))
     for top in range(0, size, height):
-        best = torch.full(out[top : top + height].shape, math.inf)
+        best = torch.full(out[top : top + height].shape, math.inf, dtype=torch.float32)
         candidate = torch.empty_like(best)
         for point_x2, point_y2 in zip(x2, y2, strict=True):
             torch.add(point_y2[top : top + height], point_x2, out=candidate)

@@ -24,6 +24,8 @@ Labels = Tensor | int | None
 EVALUATION_SEED = 0
 """Noise in validation and test does not depend on the seed of the training."""
 
+_COUNT = "count"
+
 
 @dataclass(frozen=True)
 class Terms:
@@ -96,6 +98,7 @@ class BaseVAE(pl.LightningModule, ABC):
         self.make_lr_scheduler = lr_scheduler
         self.compile_nets = compile
         self.noise_seed = torch.initial_seed()
+        self._sums: dict[str, Tensor] = {}
 
     # What a variant implements
 
@@ -174,7 +177,9 @@ class BaseVAE(pl.LightningModule, ABC):
                 raise ValueError(f"this {name} is not conditional: it takes no label")
             return None
         if label is None:
-            raise ValueError(f"this {name} is conditional: give a label in 0..{self.num_classes - 1}")
+            raise ValueError(
+                f"this {name} is conditional: give a label in 0..{self.num_classes - 1}"
+            )
         label = torch.as_tensor(label, device=self.device)
         if label.ndim == 0:
             label = label.expand(n)
@@ -218,19 +223,29 @@ class BaseVAE(pl.LightningModule, ABC):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The mean objective of a batch; its terms are logged on the steps that are written."""
-        means = self._means(batch, "train", self.step, self.noise_seed)
+        per_image = self._per_image(batch, "train", self.step, self.noise_seed)
+        # The one place where a mean over a batch is taken.
+        means = {name: value.mean() for name, value in per_image.items()}
         # Each logged key costs about as much as the training loop around it.
         if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:
             self.log_dict({f"train/{name}": value for name, value in means.items()})
         return means["loss"]
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Log the terms under ``val/``, averaged over all images."""
-        self._evaluation_step(batch, "val", batch_idx)
+        """Add the terms of a batch to the sums over the validation images."""
+        self._add(self._per_image(batch, "val", batch_idx, EVALUATION_SEED))
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Log the terms under ``test/``, averaged over all images."""
-        self._evaluation_step(batch, "test", batch_idx)
+        """Add the terms of a batch to the sums over the test images."""
+        self._add(self._per_image(batch, "test", batch_idx, EVALUATION_SEED))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means over all images under ``val/``."""
+        self._log_means("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the means over all images under ``test/``."""
+        self._log_means("test")
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Reconstructions and latents of a batch, by name, each (B, ...)."""
@@ -270,19 +285,31 @@ class BaseVAE(pl.LightningModule, ABC):
             raise ValueError(f"{type(self).__name__} is conditional, but the batch has no labels")
         return one_hot(batch.y, self.num_classes).to(self.dtype)
 
-    def _evaluation_step(self, batch: Any, stage: str, batch_idx: int) -> None:
-        means = self._means(batch, stage, batch_idx, EVALUATION_SEED)
-        self.log_dict(
-            {f"{stage}/{name}": value for name, value in means.items()},
-            batch_size=len(Batch.of(batch).x),
-            sync_dist=True,
-        )
-
-    def _means(self, batch: Any, stage: str, step: int, seed: int) -> dict[str, Tensor]:
+    def _per_image(self, batch: Any, stage: str, step: int, seed: int) -> dict[str, Tensor]:
+        """The objective and its terms by name, one value per image, each (B,)."""
         batch = Batch.of(batch, first_index=step << 20)
         # In evaluation an image's noise must not depend on the batch it happens to be in.
         noise = Noise(batch.index, seed, stage, step if stage == "train" else 0)
         terms = self.terms(batch.x, self._one_hot(batch), noise)
-        per_image = {"loss": self.objective(terms), **terms.named()}
-        # The one place where a mean over the batch is taken.
-        return {name: value.mean() for name, value in per_image.items()}
+        return {"loss": self.objective(terms), **terms.named()}
+
+    def _add(self, per_image: dict[str, Tensor]) -> None:
+        for name, value in {**per_image, _COUNT: torch.ones_like(per_image["loss"])}.items():
+            total = value.sum(dtype=torch.float64)
+            self._sums[name] = self._sums[name] + total if name in self._sums else total
+
+    def _log_means(self, stage: str) -> None:
+        """Log sums / counts over all processes.
+
+        Lightning's own mean is off when processes see different numbers of images: it averages
+        these numbers as integers.
+        """
+        sums = torch.stack(list(self._sums.values()))
+        sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
+        means = dict(zip(self._sums, sums / sums[-1], strict=True))
+        del means[_COUNT]
+        self._sums = {}
+        # Every process has the same numbers now; sync_dist only keeps Lightning from warning.
+        self.log_dict(
+            {f"{stage}/{name}": value.float() for name, value in means.items()}, sync_dist=True
+        )

@@ -103,17 +103,19 @@ class VQVAE(BaseVAE):
         self._log_usage("train", self.training_counts)
 
     def on_validation_epoch_end(self) -> None:
-        """Log perplexity and share of codes used, over the whole set."""
+        """Log the means, perplexity and share of codes used, over the whole set."""
+        super().on_validation_epoch_end()
         self._log_usage("val", self.evaluation_counts)
 
     def on_test_epoch_end(self) -> None:
-        """Log perplexity and share of codes used, over the whole set."""
+        """Log the means, perplexity and share of codes used, over the whole set."""
+        super().on_test_epoch_end()
         self._log_usage("test", self.evaluation_counts)
 
     def _log_usage(self, stage: str, metric: CodeCounts) -> None:
         counts = metric.compute()
         used = counts.gt(0).float().mean()
-        # Every process has the same numbers already; sync_dist only keeps Lightning from warning.
+        # As for the means: every process has the same numbers already.
         self.log_dict(
             {f"{stage}/perplexity": perplexity(counts).float(), f"{stage}/codes_used": used},
             sync_dist=True,

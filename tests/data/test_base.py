@@ -1,0 +1,150 @@
+import pytest
+import torch
+
+from vae_lightning.data import Batch
+from vae_lightning.data.base import ShardSampler, split_indices
+from vae_lightning.errors import UserError
+
+
+def loaded(data, stage="fit"):
+    data.prepare_data()
+    data.setup(stage)
+    return data
+
+
+@pytest.mark.parametrize("n", [1, 7, 64, 100])
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_evaluation_covers_every_image_once(n, processes):
+    seen = []
+    for rank in range(processes):
+        sampler = ShardSampler(range(n), processes, rank, shuffle=False)
+        indices = list(sampler)
+        assert len(indices) == len(sampler)
+        seen += indices
+    assert sorted(seen) == list(range(n))
+
+
+@pytest.mark.parametrize(("n", "processes"), [(64, 1), (101, 2), (7, 3)])
+def test_training_gives_every_process_as_many_images(n, processes):
+    samplers = [ShardSampler(range(n), processes, rank, shuffle=True) for rank in range(processes)]
+    shards = [list(sampler) for sampler in samplers]
+    assert {len(shard) for shard in shards} == {n // processes} == {len(s) for s in samplers}
+    together = [index for shard in shards for index in shard]
+    assert len(set(together)) == len(together)
+
+
+def test_processes_together_see_the_batches_of_one():
+    one = list(ShardSampler(range(64), 1, 0, shuffle=True, seed=4))
+    two = [list(ShardSampler(range(64), 2, rank, shuffle=True, seed=4)) for rank in range(2)]
+    for start in range(0, 64, 16):
+        half = start // 2
+        joined = two[0][half : half + 8] + two[1][half : half + 8]
+        assert sorted(joined) == sorted(one[start : start + 16])
+
+
+def test_order_is_a_function_of_seed_and_epoch():
+    sampler = ShardSampler(range(50), 1, 0, shuffle=True, seed=1)
+    first = list(sampler)
+    assert list(sampler) == first
+    sampler.set_epoch(1)
+    assert list(sampler) != first
+    sampler.set_epoch(0)
+    assert list(sampler) == first
+    assert list(ShardSampler(range(50), 1, 0, shuffle=True, seed=2)) != first
+
+
+def test_batches_are_cut_at_once(blobs):
+    data = loaded(blobs())
+    batches = list(data.train_dataloader())
+    assert [len(batch.x) for batch in batches] == [16] * 4
+    for batch in batches:
+        assert isinstance(batch, Batch)
+        assert batch.x.dtype == torch.uint8
+        images = data.datasets["train"].images
+        assert batch.x.equal(images.x[batch.index])
+        assert batch.y.equal(images.y[batch.index])
+
+
+def test_loading_leaves_the_global_generator_alone(blobs):
+    data = loaded(blobs())
+    before = torch.get_rng_state()
+    list(data.train_dataloader())
+    assert torch.get_rng_state().equal(before)
+
+
+def treat(data, epoch=0, index=None):
+    x = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(400, -1, -1, -1)
+    index = torch.arange(400) if index is None else index
+    return data.treat(x, index, 0, "train", epoch)
+
+
+def test_grey(blobs):
+    x = treat(blobs(pixels="grey"))
+    assert x[0].flatten().tolist() == pytest.approx([i / 255 for i in range(256)])
+
+
+def test_threshold(blobs):
+    x = treat(blobs(pixels="threshold"))
+    assert x[0].flatten().tolist() == [0.0] * 128 + [1.0] * 128
+
+
+def test_dynamic_is_one_with_the_probability_of_the_grey_value(blobs):
+    x = treat(blobs(pixels="dynamic"))
+    assert set(x.unique().tolist()) == {0.0, 1.0}
+    p = torch.arange(256) / 255
+    error = (x.mean(0).flatten() - p).abs()
+    assert (error <= 4.5 * (p * (1 - p) / 400).sqrt() + 1e-9).all()
+    assert x[:, 0, 0, 0].max() == 0  # black stays black, white stays white
+    assert x[:, 0, -1, -1].min() == 1
+
+
+def test_dynamic_is_drawn_anew_each_epoch_and_is_a_function_of_the_image(blobs):
+    data = blobs(pixels="dynamic")
+    first = treat(data)
+    assert treat(data).equal(first)
+    assert not treat(data, epoch=1).equal(first)
+    assert treat(data, index=torch.arange(400).flip(0)).equal(first.flip(0))
+
+
+def test_dynamic_evaluation_never_changes(blobs):
+    """Some codebases redraw the test set whenever it is looked at."""
+    data = loaded(blobs(pixels="dynamic", batch_size=5))
+    passes = [
+        torch.cat([data.on_after_batch_transfer(b, 0).x for b in data.val_dataloader()])
+        for _ in range(2)
+    ]
+    assert passes[0].equal(passes[1])
+    other_batches = loaded(blobs(pixels="dynamic", batch_size=64))
+    whole = [other_batches.on_after_batch_transfer(b, 0).x for b in other_batches.val_dataloader()]
+    assert torch.cat(whole).equal(passes[0])
+
+
+def test_splits_are_seeded_and_disjoint():
+    train, val = split_indices(100, 10, seed=0)
+    assert len(train) == 90
+    assert sorted(torch.cat([train, val]).tolist()) == list(range(100))
+    again, _ = split_indices(100, 10, seed=0)
+    other, _ = split_indices(100, 10, seed=1)
+    assert train.equal(again)
+    assert not train.equal(other)
+
+
+@pytest.mark.parametrize("val_size", [0, -1, 100])
+def test_a_split_must_leave_something(val_size):
+    with pytest.raises(UserError, match=r"data\.val_size must be between 1 and 99"):
+        split_indices(100, val_size, 0)
+
+
+@pytest.mark.parametrize("kwargs", [{"batch_size": 0}, {"num_workers": -1}])
+def test_bad_arguments(blobs, kwargs):
+    with pytest.raises(ValueError, match=f"data.{next(iter(kwargs))} must"):
+        blobs(**kwargs)
+
+
+def test_batches_of_other_data_modules():
+    x, y = torch.rand(3, 1, 2, 2), torch.tensor([0, 1, 2])
+    assert Batch.of((x, y)).y.equal(y)
+    assert Batch.of(x).y is None
+    assert Batch.of([x, y], first_index=6).index.tolist() == [6, 7, 8]
+    with pytest.raises(TypeError, match="a batch must be images"):
+        Batch.of({"x": x})

@@ -1,0 +1,109 @@
+import pytest
+import torch
+from PIL import Image
+
+from vae_lightning import ImageFolder
+from vae_lightning.errors import UserError
+
+
+def paint(path, color, size=(20, 10)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, color).save(path)
+
+
+@pytest.fixture
+def classes(tmp_path):
+    for i in range(10):
+        paint(tmp_path / "red" / f"{i}.png", (200, 0, 0))
+        paint(tmp_path / "blue" / "deep" / f"{i}.jpg", (0, 0, 200), size=(7, 30))
+    (tmp_path / "red" / "notes.txt").write_text("no image")
+    return tmp_path
+
+
+def load(root, **kwargs) -> ImageFolder:
+    data = ImageFolder(root=str(root), size=8, **kwargs)
+    data.setup("fit")
+    data.setup("test")
+    return data
+
+
+def test_sub_folders_are_classes(classes):
+    data = load(classes)
+    assert data.class_names == ["blue", "red"]
+    assert data.num_classes == 2
+    assert data.image_shape == (3, 8, 8)
+    assert [len(data.datasets[split]) for split in ("train", "val", "test")] == [16, 2, 2]
+    images = data.datasets["train"].images
+    red = images.x[:, 0].float().mean((1, 2))
+    assert (red > 100).equal(images.y == 1)
+
+
+def test_images_beside_sub_folders_have_no_classes(classes):
+    paint(classes / "extra.png", (0, 0, 0))
+    data = load(classes)
+    assert data.num_classes == 0
+    assert data.datasets["train"].images.y is None
+
+
+def test_grey(classes):
+    data = load(classes, color="grey")
+    assert data.image_shape == (1, 8, 8)
+    assert data.datasets["train"].images.x.shape[1:] == (1, 8, 8)
+
+
+def test_read_as_needed_when_memory_is_short(classes):
+    held, read = load(classes), load(classes, memory_limit=0)
+    for split in ("train", "val", "test"):
+        indices = [1, 0]
+        a, b = (d.datasets[split].__getitems__(indices) for d in (held, read))
+        assert a.x.equal(b.x)
+        assert a.y.equal(b.y)
+        assert b.index.tolist() == [1, 0]
+        assert not hasattr(read.datasets[split], "images")
+
+
+def test_worker_processes(classes):
+    data = load(classes, memory_limit=0, num_workers=1, batch_size=4)
+    seen = torch.cat([batch.index for batch in data.train_dataloader()])
+    assert sorted(seen.tolist()) == list(range(16))
+
+
+def test_splits_are_disjoint(classes):
+    data = load(classes, memory_limit=0)
+    files = [path for d in data.datasets.values() for path in d.files]
+    assert sorted(files) == sorted(data.files)
+
+
+def test_rectangles(classes):
+    data = ImageFolder(root=str(classes), size=(6, 9))
+    data.setup("fit")
+    assert data.datasets["train"].images.x.shape[1:] == (3, 6, 9)
+
+
+@pytest.mark.parametrize("memory_limit", [0, 1])
+def test_damaged_image_is_named(classes, memory_limit):
+    for i in range(10):
+        (classes / "red" / f"{i}.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    with pytest.raises(UserError, match=r"red/\d.png cannot be read as an image"):
+        data = load(classes, memory_limit=memory_limit)
+        data.datasets["train"].__getitems__(range(16))
+
+
+def test_no_folder_and_no_images(tmp_path):
+    with pytest.raises(UserError, match="is not a folder"):
+        ImageFolder(root=str(tmp_path / "absent")).setup("fit")
+    with pytest.raises(UserError, match="has 0 images"):
+        ImageFolder(root=str(tmp_path)).setup("fit")
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"size": 0}, "size must be positive"),
+        ({"val_share": 0.5, "test_share": 0.5}, "leave something for training"),
+        ({"val_share": 0.0}, "must be positive"),
+    ],
+)
+def test_bad_arguments(tmp_path, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        ImageFolder(root=str(tmp_path), **kwargs)

@@ -1,0 +1,350 @@
+"""The command line as a person uses it: files that appear, what is printed, exit codes."""
+
+import csv
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import vae_lightning
+from vae_lightning.__main__ import main
+
+TINY = [
+    "--data.train_size=160",
+    "--data.val_size=32",
+    "--data.test_size=40",
+    "--data.batch_size=16",
+    "--trainer.max_epochs=1",
+    "--trainer.accelerator=cpu",
+    "--trainer.enable_progress_bar=false",
+]
+SMALL_NETS = ["--model.encoder.channels=[4,8]", "--model.decoder.channels=[8,4]"]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run(folder, capsys):
+    """A trained VAE; what was printed is in ``run.printed``."""
+    main(["fit", *TINY, *SMALL_NETS])
+    path = folder / "runs" / "vae" / "version_0"
+    printed = capsys.readouterr()
+    return type("Run", (), {"path": path, "printed": printed.out, "errors": printed.err})
+
+
+def failure(args, capsys) -> tuple[int, str]:
+    """Exit code and the one line of an error."""
+    with pytest.raises(SystemExit) as stop:
+        main(args)
+    captured = capsys.readouterr()
+    lines = [line for line in captured.err.splitlines() if line.strip()]
+    assert lines[-1].startswith("vae: error: ")
+    assert "Traceback" not in captured.err
+    return stop.value.code, lines[-1].removeprefix("vae: error: ")
+
+
+def test_help_and_version_need_no_torch():
+    for args in (["--help"], ["--version"]):
+        code = (
+            "import sys; from vae_lightning.__main__ import main; main(sys.argv[1:]); "
+            "assert 'torch' not in sys.modules"
+        )
+        start = time.monotonic()
+        done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "vae" in done.stdout
+        assert time.monotonic() - start < 2  # it is 0.05 s, on a machine that does nothing else
+
+
+def test_a_run_has_everything_in_one_folder(run):
+    files = {str(path.relative_to(run.path)) for path in run.path.rglob("*") if path.is_file()}
+    figures = {"samples", "reconstructions", "latents", "traversals"}
+    assert files == {
+        "config.yaml",
+        "hparams.yaml",
+        "metrics.csv",
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+        *(f"figures/{name}/epoch=000.png" for name in figures),
+    }
+    with (run.path / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[-1]["val/loss"]) > 0
+    assert not (run.path / "hparams.yaml").read_text().count("!!python")
+
+
+def test_the_last_lines_say_where_it_is_and_what_to_type(run):
+    lines = run.printed.splitlines()
+    assert lines[-1].split() == [
+        "Next:", "vae", "test", "--ckpt_path", "runs/vae/version_0/checkpoints/best.ckpt",
+    ]  # fmt: skip
+    assert lines[-2].split() == ["Run", "folder:", "runs/vae/version_0"]
+    assert any(line.split()[:1] == ["val/negative_elbo"] for line in lines)
+    # Grey pixels under a Bernoulli: what is printed must not pass for a log-likelihood.
+    assert "not a log-likelihood" in run.printed
+
+
+def test_nothing_is_warned_of(run):
+    assert "Warning" not in run.errors
+    assert "warn" not in run.errors.lower()
+
+
+def test_config_of_a_run_repeats_it(run, folder, capsys):
+    main(["fit", "--config", str(run.path / "config.yaml")])
+    again = folder / "runs" / "vae" / "version_1"
+    first, second = (
+        torch.load(path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for path in (run.path, again)
+    )
+    for name, value in first.items():
+        assert value.equal(second[name]), name
+
+
+def test_test_takes_model_and_data_from_the_checkpoint(run, capsys):
+    ckpt = run.path / "checkpoints" / "best.ckpt"
+    main(["test", "--ckpt_path", str(ckpt), "--trainer.enable_progress_bar=false"])
+    metrics = json.loads((run.path / "test" / "metrics.json").read_text())
+    assert set(metrics) == {f"test/{n}" for n in ("loss", "reconstruction", "kl", "negative_elbo")}
+    printed = capsys.readouterr().out
+    assert f"{metrics['test/negative_elbo']:.4f}" in printed
+    assert "not a log-likelihood" in printed
+    # An independent evaluation of the same weights.
+    model = vae_lightning.load(ckpt)
+    assert model.encoder.layers[0].out_channels == 4
+    data = vae_lightning.Digits(train_size=160, val_size=32, test_size=40)
+    data.setup("test")
+    x = data.datasets["test"].images.x / 255
+    with torch.no_grad():
+        mu, log_var = model.encoder(x).chunk(2, dim=1)
+        kl = 0.5 * (mu**2 + log_var.exp() - log_var - 1).sum(1).mean()
+        costs = []
+        for seed in range(40):
+            noise = torch.randn(mu.shape, generator=torch.Generator().manual_seed(seed))
+            p = model.decoder(mu + (log_var / 2).exp() * noise).sigmoid().double()
+            costs.append(-(x * p.log() + (1 - x) * (1 - p).log()).sum((1, 2, 3)).mean())
+    costs = torch.stack(costs)
+    assert metrics["test/kl"] == pytest.approx(kl.item(), rel=1e-4)
+    assert abs(metrics["test/reconstruction"] - costs.mean().item()) < 5 * costs.std().item()
+    assert not (run.path.parent / "version_1").exists()
+
+
+def test_the_command_line_wins_over_the_checkpoint(run, capsys):
+    ckpt = run.path / "checkpoints" / "best.ckpt"
+    args = ["--trainer.enable_progress_bar=false", "--trainer.logger=false"]
+    main(["test", "--ckpt_path", str(ckpt), *args, "--data.pixels=threshold"])
+    assert "not a log-likelihood" not in capsys.readouterr().out
+    first = json.loads((run.path / "test" / "metrics.json").read_text())
+    main(["test", "--ckpt_path", str(ckpt), *args, "--model.likelihood", "Gaussian"])
+    second = json.loads((run.path / "test" / "metrics.json").read_text())
+    assert first["test/reconstruction"] != second["test/reconstruction"]
+
+
+def test_validate(run):
+    ckpt = run.path / "checkpoints" / "best.ckpt"
+    main(["validate", "--ckpt_path", str(ckpt), "--trainer.enable_progress_bar=false"])
+    metrics = json.loads((run.path / "val" / "metrics.json").read_text())
+    with (run.path / "metrics.csv").open() as file:
+        logged = float(list(csv.DictReader(file))[-1]["val/loss"])
+    assert metrics["val/loss"] == pytest.approx(logged, rel=1e-5)
+
+
+def test_predict(run, capsys):
+    ckpt = run.path / "checkpoints" / "best.ckpt"
+    main(["predict", "--ckpt_path", str(ckpt), "--trainer.enable_progress_bar=false"])
+    folder = run.path / "predictions"
+    arrays = {path.stem: np.load(path) for path in folder.glob("*.npy")}
+    assert set(arrays) == {"index", "label", "original", "reconstruction", "mu", "log_var"}
+    assert arrays["index"].tolist() == list(range(40))
+    data = vae_lightning.Digits(train_size=160, val_size=32, test_size=40)
+    data.setup("test")
+    images = data.datasets["test"].images
+    assert arrays["label"].tolist() == images.y.tolist()
+    np.testing.assert_allclose(arrays["original"], images.x.numpy() / 255, rtol=1e-6)
+    model = vae_lightning.load(ckpt)
+    x = torch.from_numpy(arrays["original"])
+    np.testing.assert_allclose(arrays["mu"], model.embed(x).numpy(), atol=1e-5)
+    np.testing.assert_allclose(arrays["reconstruction"], model.reconstruct(x).numpy(), atol=1e-5)
+    assert (folder / "reconstructions.png").is_file()
+    assert not (run.path / "predictions.partial").exists()
+    assert "predictions" in capsys.readouterr().out
+
+
+def test_part_of_the_predictions(run):
+    ckpt = run.path / "checkpoints" / "best.ckpt"
+    quiet = "--trainer.enable_progress_bar=false"
+    main(["predict", "--ckpt_path", str(ckpt), quiet, "--trainer.limit_predict_batches=2",
+          "--data.predict_split=val"])  # fmt: skip
+    for path in (run.path / "predictions").glob("*.npy"):
+        assert len(np.load(path)) == 32, path.name  # 2 batches of 16
+
+
+def test_resume_goes_on_with_the_settings_of_the_run(run, folder):
+    last = run.path / "checkpoints" / "last.ckpt"
+    main(["fit", "--ckpt_path", str(last), "--trainer.max_epochs=2"])
+    resumed = folder / "runs" / "vae" / "version_1"
+    state = torch.load(resumed / "checkpoints" / "last.ckpt", weights_only=True)
+    assert state["epoch"] == 1
+    assert state["hyper_parameters"]["encoder"]["init_args"]["channels"] == [4, 8]
+    config = yaml.safe_load((resumed / "config.yaml").read_text())
+    assert config["ckpt_path"] is None
+    assert config["data"]["init_args"]["train_size"] == 160
+
+
+def test_figures_can_be_tuned_and_switched_off(folder):
+    main(["fit", *TINY, *SMALL_NETS, "--figures.samples.n=4", "--figures.latents=null",
+          "--figures.traversals=null", "--figures.reconstructions.every_n_epochs=2",
+          "--trainer.max_epochs=3"])  # fmt: skip
+    figures = folder / "runs" / "vae" / "version_0" / "figures"
+    assert {path.name for path in figures.iterdir()} == {"samples", "reconstructions"}
+    drawn = sorted(path.stem for path in (figures / "reconstructions").iterdir())
+    assert drawn == ["epoch=001", "epoch=002"]  # every second one, and the last
+    assert [path.stem for path in (figures / "samples").iterdir()] == ["epoch=002"]
+
+
+def test_trackers_get_metrics_config_and_the_same_pictures(folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    main(["fit", *TINY, *SMALL_NETS, "--trainer.logger+=TensorBoardLogger",
+          "--trainer.logger+=WandbLogger", "--trainer.logger.project=test"])  # fmt: skip
+    run = folder / "runs" / "vae" / "version_0"
+    assert (run / "metrics.csv").is_file()
+    events = EventAccumulator(str(run / "tensorboard"), size_guidance={"images": 0})
+    events.Reload()
+    assert "val/loss" in events.Tags()["scalars"]
+    assert "figures/samples" in events.Tags()["images"]
+    written = (run / "figures" / "samples" / "epoch=000.png").read_bytes()
+    shown = events.Images("figures/samples")[0]
+    assert pixels(written).tolist() == pixels(shown.encoded_image_string).tolist()
+    offline = list((run / "wandb").glob("offline-run-*"))
+    assert len(offline) == 1
+    images = list(offline[0].glob("files/media/images/figures/samples_*.png"))
+    assert len(images) == 1
+    assert pixels(written).tolist() == pixels(images[0].read_bytes()).tolist()
+    assert not (folder / "wandb").exists()
+
+
+def pixels(png: bytes) -> np.ndarray:
+    import io
+
+    from PIL import Image
+
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+
+
+def test_mixed_precision(folder):
+    main(["fit", *TINY, *SMALL_NETS, "--trainer.precision=bf16-mixed"])
+    ckpt = folder / "runs" / "vae" / "version_0" / "checkpoints" / "best.ckpt"
+    state = torch.load(ckpt, weights_only=True)["state_dict"]
+    assert {value.dtype for value in state.values()} == {torch.float32}
+
+
+def test_python_trained_checkpoints_work_too(folder, blobs):
+    import lightning.pytorch as pl
+
+    data = vae_lightning.Digits(train_size=64, val_size=16, test_size=16)
+    trainer = pl.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        log_every_n_steps=1,
+    )
+    trainer.fit(vae_lightning.VAE(latent_dim=3), datamodule=data)
+    trainer.save_checkpoint("mine.ckpt")
+    main(["test", "--ckpt_path", "mine.ckpt", "--trainer.enable_progress_bar=false"])
+    assert json.loads((folder / "test" / "metrics.json").read_text())["test/kl"] > 0
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "parts"),
+    [
+        (["ft"], 2, ["no command 'ft'", "'vae fit'"]),
+        (["frobnicate"], 2, ["no command 'frobnicate'", "fit, validate, test, predict"]),
+        (["fit", "--trainer.max_epoch=3"], 2, ["trainer.max_epoch'", "'trainer.max_epochs'"]),
+        (["fit", "--foo", "3"], 2, ["no option 'foo'"]),
+        (["fit", "--model", "BetVAE"], 2, ["no class named 'BetVAE'", "'BetaVAE'"]),
+        (["fit", "--model.latentdim=3"], 2, ["VAE has no option 'latentdim'", "'latent_dim'"]),
+        (["fit", "--model.encoder", "MLPEncodr"], 2, ["model.encoder", "'MLPEncoder'"]),
+        (["fit", "--model.encoder.chanels=3"], 2, ["ConvEncoder has no option", "'channels'"]),
+        (["fit", "--data.batchsize=3"], 2, ["Digits has no option", "'batch_size'"]),
+        (["fit", "--data", "MNST"], 2, ["no class named 'MNST'", "'MNIST'"]),
+        (["fit", "--figures.sampels=null"], 2, ["figures.sampels'", "'figures.samples'"]),
+        (["fit", "--trainer.max_epochs=x"], 2, ["trainer.max_epochs: expected int, got 'x'"]),
+        (["fit", "--data.pixels=rgb"], 2, ["data.pixels: expected", "'grey'", "got 'rgb'"]),
+        (["fit", "--model=BetaVAE", "--model.schedule=LinearWarmup"], 2, ["needs steps"]),
+        (["fit", "--config", "beta"], 1, ["no configuration file 'beta'", "'beta_vae'"]),
+        (["fit", "--config", "zzz"], 1, ["shipped are beta_vae, cvae"]),
+        (["fit", "--data.batch_size=0"], 1, ["data.batch_size must be at least 1, got 0"]),
+        (["fit", "--model.latent_dim=0"], 1, ["latent_dim must be positive, got 0"]),
+        (["fit", "--model.likelihood=Gaussian", "--model.likelihood.sigma=-1"], 1, ["sigma must"]),
+        (["fit", "--data=ImageFolder", "--data.root=/absent"], 1, ["/absent is not a folder"]),
+        (["test"], 1, ["vae test needs a trained model", "--ckpt_path"]),
+        (["predict"], 1, ["vae predict needs a trained model"]),
+        (["test", "--ckpt_path", "last"], 1, ["last means nothing in a new process"]),
+        (["fit", "--ckpt_path", "last"], 1, ["last means nothing in a new process"]),
+        (["test", "--ckpt_path", "absent.ckpt"], 1, ["no checkpoint at absent.ckpt"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) and value[0] else None,
+)
+def test_wrong_usage_gets_one_sentence(args, code, parts, folder, capsys):
+    got, message = failure(args, capsys)
+    assert got == code
+    for part in parts:
+        assert part in message
+    assert len(message) < 300
+    assert list(folder.iterdir()) == []
+
+
+def test_no_command(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([])
+    assert stop.value.code == 2
+    assert "usage: vae COMMAND" in capsys.readouterr().err
+
+
+def test_typos_in_a_configuration_file(folder, capsys):
+    (folder / "mine.yaml").write_text("model:\n  class_path: VAE\n  init_args: {latent: 3}\n")
+    code, message = failure(["fit", "--config", "mine.yaml"], capsys)
+    assert (code, "'latent_dim'" in message) == (2, True)
+    (folder / "mine.yaml").write_text("trainer: {max_epoch: 3}\n")
+    code, message = failure(["fit", "--config", "mine.yaml"], capsys)
+    assert (code, "'trainer.max_epochs'" in message) == (2, True)
+    (folder / "mine.yaml").write_text("model: [unclosed\n")
+    code, message = failure(["fit", "--config", "mine.yaml"], capsys)
+    assert (code, "mine.yaml is not a YAML file" in message) == (1, True)
+
+
+def test_damaged_and_strange_checkpoints(run, folder, capsys):
+    good = (run.path / "checkpoints" / "best.ckpt").read_bytes()
+    (folder / "cut.ckpt").write_bytes(good[: len(good) // 2])
+    code, message = failure(["test", "--ckpt_path", "cut.ckpt"], capsys)
+    assert (code, "cut.ckpt is not a readable checkpoint" in message) == (1, True)
+    torch.save({"weights": torch.zeros(3)}, folder / "other.ckpt")
+    code, message = failure(["test", "--ckpt_path", "other.ckpt"], capsys)
+    assert (code, "no 'state_dict'" in message) == (1, True)
+
+
+class Smuggled:
+    def __reduce__(self):
+        return (open, ("smuggled.txt", "w"))
+
+
+def test_pickled_code_is_not_run(run, folder, capsys):
+    state = torch.load(run.path / "checkpoints" / "best.ckpt", weights_only=True)
+    state["hyper_parameters"]["latent_dim"] = Smuggled()
+    torch.save(state, folder / "evil.ckpt")
+    code, message = failure(["test", "--ckpt_path", "evil.ckpt"], capsys)
+    assert code == 1
+    assert "could run code" in message
+    with pytest.raises(vae_lightning.errors.UserError, match="could run code"):
+        vae_lightning.load(folder / "evil.ckpt")
+    assert not (folder / "smuggled.txt").exists()
