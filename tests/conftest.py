@@ -71,4 +71,4 @@ def batch():
     data = Blobs()
     data.setup("fit")
     raw = data.datasets["train"].__getitems__(range(16))
-    return Batch(raw.x / 255, raw.y, raw.index)
+    return Batch(raw.x / 255, raw.y, raw.indices)

@@ -22,7 +22,7 @@ _HOME = {
     "load": "vae_lightning.checkpoint",
 }
 
-__all__ = [*_HOME, "__version__"]  # noqa: PLE0604  (the names are strings)
+__all__ = [*_HOME, "__version__"]
 
 if TYPE_CHECKING:
     from vae_lightning.checkpoint import load as load

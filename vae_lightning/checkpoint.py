@@ -15,7 +15,7 @@ from jsonargparse._deprecated import JsonargparseDeprecationWarning
 from vae_lightning.errors import UserError
 
 if TYPE_CHECKING:
-    from lightning.pytorch.core.mixins import HyperparametersMixin
+    from lightning.pytorch.core.mixins.hparams_mixin import HyperparametersMixin
 
     from vae_lightning.models.base import BaseVAE
 

@@ -19,10 +19,10 @@ import lightning.pytorch as pl
 import torch
 import yaml
 from jsonargparse._deprecated import JsonargparseDeprecationWarning
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from vae_lightning import callbacks, checkpoint, usage
 from vae_lightning.data import ImageData

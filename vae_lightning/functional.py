@@ -45,7 +45,7 @@ class DiagonalGaussian(NamedTuple):
     log_var: Tensor
 
     def sample(self, noise: Noise) -> Tensor:
-        """z = mu + sigma * epsilon, (B, L): a draw through which gradients flow.
+        """Z = mu + sigma * epsilon, (B, L): a draw through which gradients flow.
 
         References:
             Kingma and Welling (2014), section 2.4, https://arxiv.org/abs/1312.6114

@@ -25,7 +25,7 @@ class Likelihood(nn.Module, ABC):
 
     @abstractmethod
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
-        """log p(x|z) in nats, summed over channels and pixels.
+        """Log p(x|z) in nats, summed over channels and pixels.
 
         Args:
             params: What the decoder returned, (B, n_params * C, H, W).

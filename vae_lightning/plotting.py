@@ -1152,8 +1152,8 @@ def to_array(figure: Figure) -> Pixels:
     canvas = figure.canvas
     if not isinstance(canvas, FigureCanvasAgg):
         canvas = FigureCanvasAgg(figure)
-    canvas.draw()  # type: ignore[no-untyped-call]
-    pixels = canvas.buffer_rgba()  # type: ignore[no-untyped-call]
+    canvas.draw()
+    pixels = canvas.buffer_rgba()
     return np.array(pixels, dtype=np.uint8)[..., :3].copy()
 
 

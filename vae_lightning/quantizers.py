@@ -151,7 +151,7 @@ class VectorQuantizer(nn.Module):
             self.sums.lerp_(sums / equal_share, 1 - self.decay)
             # The floor only guards against 0 / 0 where revival is off.
             self.codebook.copy_(self.sums / self.usage.clamp(min=1e-6)[:, None])
-        self.step += 1
+        self.step.add_(1)
         # Averages that start at 1 need some batches before they mean anything.
         dead = self.usage < self.revive_below
         if self.revive_below and dead.any():

@@ -120,5 +120,6 @@ def _arguments(class_path: str) -> set[str]:
 
 def _subclasses(cls: type) -> Iterator[type]:
     yield cls
+    subclass: type
     for subclass in cls.__subclasses__():
         yield from _subclasses(subclass)

@@ -61,8 +61,8 @@ def test_batches_are_cut_at_once(blobs):
         assert isinstance(batch, Batch)
         assert batch.x.dtype == torch.uint8
         images = data.datasets["train"].images
-        assert batch.x.equal(images.x[batch.index])
-        assert batch.y.equal(images.y[batch.index])
+        assert batch.x.equal(images.x[batch.indices])
+        assert batch.y.equal(images.y[batch.indices])
 
 
 def test_loading_leaves_the_global_generator_alone(blobs):
@@ -145,6 +145,6 @@ def test_batches_of_other_data_modules():
     x, y = torch.rand(3, 1, 2, 2), torch.tensor([0, 1, 2])
     assert Batch.of((x, y)).y.equal(y)
     assert Batch.of(x).y is None
-    assert Batch.of([x, y], first_index=6).index.tolist() == [6, 7, 8]
+    assert Batch.of([x, y], first_index=6).indices.tolist() == [6, 7, 8]
     with pytest.raises(TypeError, match="a batch must be images"):
         Batch.of({"x": x})

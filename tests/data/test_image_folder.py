@@ -58,13 +58,13 @@ def test_read_as_needed_when_memory_is_short(classes):
         a, b = (d.datasets[split].__getitems__(indices) for d in (held, read))
         assert a.x.equal(b.x)
         assert a.y.equal(b.y)
-        assert b.index.tolist() == [1, 0]
+        assert b.indices.tolist() == [1, 0]
         assert not hasattr(read.datasets[split], "images")
 
 
 def test_worker_processes(classes):
     data = load(classes, memory_limit=0, num_workers=1, batch_size=4)
-    seen = torch.cat([batch.index for batch in data.train_dataloader()])
+    seen = torch.cat([batch.indices for batch in data.train_dataloader()])
     assert sorted(seen.tolist()) == list(range(16))
 
 
@@ -84,9 +84,9 @@ def test_rectangles(classes):
 def test_damaged_image_is_named(classes, memory_limit):
     for i in range(10):
         (classes / "red" / f"{i}.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    data = ImageFolder(root=str(classes), memory_limit=memory_limit)
     with pytest.raises(UserError, match=r"red/\d.png cannot be read as an image"):
-        data = load(classes, memory_limit=memory_limit)
-        data.datasets["train"].__getitems__(range(16))
+        data.load("train").__getitems__(range(16))
 
 
 def test_no_folder_and_no_images(tmp_path):

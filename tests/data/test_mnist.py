@@ -46,7 +46,7 @@ def test_files_are_found_gzipped_or_not_and_nothing_is_written(root):
     assert batch.x.shape == (2, 1, 28, 28)
     assert batch.x[:, 0, 0, 0].tolist() == [3, 11]
     assert batch.y.tolist() == [3, 1]
-    assert batch.index.tolist() == [3, 11]
+    assert batch.indices.tolist() == [3, 11]
 
 
 def test_train_and_val_are_a_partition(root):

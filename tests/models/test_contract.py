@@ -41,7 +41,7 @@ def model(variant) -> BaseVAE:
 
 def terms_of(model, batch, *keys):
     condition = model.condition(batch.y if model.conditional else None, len(batch.x))
-    return model.terms(batch.x, condition, Noise(batch.index, *keys))
+    return model.terms(batch.x, condition, Noise(batch.indices, *keys))
 
 
 def label_of(model, batch):

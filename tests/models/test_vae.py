@@ -16,11 +16,11 @@ from vae_lightning.schedules import Constant, LinearWarmup
 
 def test_negative_elbo_is_that_of_torch_distributions(batch):
     model = VAE(image_shape=(1, 8, 8), latent_dim=3)
-    terms = model.terms(batch.x, None, Noise(batch.index, "test"))
+    terms = model.terms(batch.x, None, Noise(batch.indices, "test"))
     mu, log_var = model.encoder(batch.x).chunk(2, dim=1)
     q = Independent(Normal(mu, (log_var / 2).exp()), 1)
     prior = Independent(Normal(torch.zeros(3), torch.ones(3)), 1)
-    z = mu + (log_var / 2).exp() * Noise(batch.index, "test").normal(3)
+    z = mu + (log_var / 2).exp() * Noise(batch.indices, "test").normal(3)
     p = Independent(Bernoulli(logits=model.decoder(z), validate_args=False), 3)
     torch.testing.assert_close(terms.reconstruction, -p.log_prob(batch.x))
     torch.testing.assert_close(terms.kl, kl_divergence(q, prior))
@@ -78,14 +78,14 @@ class FixedPosterior(nn.Module):
 
 def test_beta_weighs_the_kl_and_the_reported_bound_does_not(batch):
     model = BetaVAE(image_shape=(1, 8, 8), beta=4.0)
-    terms = model.terms(batch.x, None, Noise(batch.index))
+    terms = model.terms(batch.x, None, Noise(batch.indices))
     torch.testing.assert_close(model.objective(terms), terms.reconstruction + 4 * terms.kl)
     torch.testing.assert_close(terms.named()["negative_elbo"], terms.reconstruction + terms.kl)
 
 
 def test_beta_of_one_is_the_plain_vae(batch):
     model = BetaVAE(image_shape=(1, 8, 8), beta=1.0)
-    terms = model.terms(batch.x, None, Noise(batch.index))
+    terms = model.terms(batch.x, None, Noise(batch.indices))
     torch.testing.assert_close(model.objective(terms), terms.negative_elbo)
 
 
@@ -150,7 +150,7 @@ def test_schedule_and_noise_survive_a_resume(blobs, tmp_path):
 
 def test_schedule_is_not_applied_in_evaluation(batch):
     model = BetaVAE(image_shape=(1, 8, 8), schedule=Warmup16)
-    terms = model.terms(batch.x, None, Noise(batch.index))
+    terms = model.terms(batch.x, None, Noise(batch.indices))
     torch.testing.assert_close(model.train().objective(terms), terms.reconstruction)
     torch.testing.assert_close(model.eval().objective(terms), terms.reconstruction + 4 * terms.kl)
     assert isinstance(BetaVAE().schedule, Constant)

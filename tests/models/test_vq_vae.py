@@ -24,7 +24,7 @@ def vq_vae(**quantizer) -> VQVAE:
 def test_objective_has_the_weights_of_the_paper(batch):
     """||sg[z_e] - e||^2 with weight 1 and ||z_e - sg[e]||^2 with weight 0.25: not exchanged."""
     model = vq_vae(learning="gradient").eval()
-    terms = model.terms(batch.x, None, Noise(batch.index))
+    terms = model.terms(batch.x, None, Noise(batch.indices))
     z_e = model.encoder(batch.x)
     e = model.quantizer.codebook[model.codes(batch.x)].movedim(-1, 1)
     distance = (z_e - e).square().sum((1, 2, 3))
@@ -44,14 +44,14 @@ def test_objective_has_the_weights_of_the_paper(batch):
 
 def test_moving_average_replaces_the_codebook_term(batch):
     model = vq_vae(learning="ema").eval()
-    terms = model.terms(batch.x, None, Noise(batch.index))
+    terms = model.terms(batch.x, None, Noise(batch.indices))
     assert terms.codebook.abs().max() == 0
     assert terms.commitment.min() > 0
 
 
 def test_terms_are_computed_in_evaluation_too(batch):
     model = vq_vae(learning="gradient").eval()
-    terms = model.terms(batch.x, None, Noise(batch.index))
+    terms = model.terms(batch.x, None, Noise(batch.indices))
     assert terms.codebook.min() > 0
     assert terms.commitment.min() > 0
 

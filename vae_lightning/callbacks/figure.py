@@ -95,10 +95,9 @@ class Figure(pl.Callback, ABC):
         if self._draws(trainer, pl_module):
             missing = self.images - sum(len(kept.x) for kept in self.batches)
             if missing > 0:
-                kept = Batch.of(batch)
-                self.batches.append(
-                    Batch(*(None if part is None else part[:missing].cpu() for part in kept))
-                )
+                x, y, indices = Batch.of(batch)
+                y = None if y is None else y[:missing].cpu()
+                self.batches.append(Batch(x[:missing].cpu(), y, indices[:missing].cpu()))
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw, if it is time."""
@@ -145,5 +144,5 @@ class Figure(pl.Callback, ABC):
 
 
 def condition_of(model: BaseVAE, label: Tensor | None) -> Tensor | None:
-    """The labels for a conditional model, None for another: the verbs refuse what they don't use."""
+    """The labels for a conditional model, None for another, whose verbs would refuse them."""
     return label if model.conditional else None

@@ -59,7 +59,7 @@ class PredictionWriter(pl.Callback):
                 "predictions need batches with the index of each image: use a data module of "
                 "this project or yield vae_lightning.data.Batch"
             )
-        rows = {"index": batch.index, "original": batch.x, **outputs}
+        rows = {"index": batch.indices, "original": batch.x, **outputs}
         if batch.y is not None:
             rows["label"] = batch.y
         rows = {
@@ -67,9 +67,9 @@ class PredictionWriter(pl.Callback):
             for name, value in rows.items()
         }
         if not self.arrays:
-            loaders = trainer.predict_dataloaders
-            self._open(trainer, rows, len(loaders.dataset))
-        where = batch.index.cpu().numpy()
+            loader: Any = trainer.predict_dataloaders
+            self._open(trainer, rows, len(loader.dataset))
+        where = batch.indices.cpu().numpy()
         for name, value in rows.items():
             self.arrays[name][where] = value.cpu().numpy()
 

@@ -57,7 +57,7 @@ class InMemory(Dataset[Batch]):
         return self.__getitems__([index])
 
 
-def as_is(batch: Batch) -> Batch:
+def _as_is(batch: Any) -> Any:
     """The collate function of data sets that return whole batches."""
     return batch
 
@@ -205,7 +205,7 @@ class ImageData(pl.LightningDataModule, ABC):
             batch_size=self.batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
-            collate_fn=as_is,
+            collate_fn=_as_is,
             persistent_workers=self.num_workers > 0,
             # A loader takes a seed for its workers: from this generator, not from torch's own.
             generator=randomness.generator(self.order_seed, "workers"),
@@ -218,7 +218,7 @@ class ImageData(pl.LightningDataModule, ABC):
         seed = self.split_seed
         if self.trainer is not None and self.trainer.training:
             split, epoch, seed = "train", self.trainer.current_epoch, self.order_seed
-        return batch._replace(x=self.treat(batch.x, batch.index, seed, split, epoch))
+        return batch._replace(x=self.treat(batch.x, batch.indices, seed, split, epoch))
 
     def treat(self, x: Tensor, index: Tensor, *keys: int | str) -> Tensor:
         """Grey values in [0, 255] to what ``pixels`` says.

@@ -12,12 +12,12 @@ class Batch(NamedTuple):
     Attributes:
         x: Images in [0, 1], float, (B, C, H, W); uint8 in [0, 255] before they reach the model.
         y: Class of each image, int64, (B,); None for data without labels.
-        index: Place of each image in its split, int64, (B,).
+        indices: Place of each image in its split, int64, (B,).
     """
 
     x: Tensor
     y: Tensor | None
-    index: Tensor
+    indices: Tensor
 
     @classmethod
     def of(cls, batch: Any, first_index: int = 0) -> "Batch":
@@ -37,5 +37,4 @@ class Batch(NamedTuple):
             raise TypeError(
                 f"a batch must be images, (images, labels) or a Batch, got {type(batch).__name__}"
             )
-        index = torch.arange(first_index, first_index + len(x), device=x.device)
-        return cls(x, y, index)
+        return cls(x, y, torch.arange(first_index, first_index + len(x), device=x.device))

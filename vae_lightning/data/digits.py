@@ -13,7 +13,8 @@ from torch.utils.data import Dataset
 
 from vae_lightning import randomness
 from vae_lightning.data import strokes
-from vae_lightning.data.base import Batch, ImageData, Images, InMemory, Split, split_indices
+from vae_lightning.data.base import ImageData, Images, InMemory, Split, split_indices
+from vae_lightning.data.batch import Batch
 from vae_lightning.nets import ImageShape
 
 

@@ -13,7 +13,8 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from vae_lightning import randomness
-from vae_lightning.data.base import Batch, ImageData, Images, InMemory, Split
+from vae_lightning.data.base import ImageData, Images, InMemory, Split
+from vae_lightning.data.batch import Batch
 from vae_lightning.errors import UserError
 from vae_lightning.nets import ImageShape
 
@@ -69,7 +70,8 @@ class ImageFolder(ImageData):
     @property
     def image_shape(self) -> ImageShape:
         """(3, height, width), or (1, height, width) for grey."""
-        return (3 if self.color == "RGB" else 1, *self.size)
+        height, width = self.size
+        return (3 if self.color == "RGB" else 1, height, width)
 
     @property
     def num_classes(self) -> int:
@@ -107,7 +109,8 @@ class ImageFolder(ImageData):
         n = len(self.files)
         order = torch.randperm(n, generator=randomness.generator(self.split_seed, "split"))
         n_val, n_test = (max(1, round(n * self.shares[name])) for name in ("val", "test"))
-        parts = dict(zip(("val", "test", "train"), order.tensor_split((n_val, n_val + n_test))))
+        sizes = (n_val, n_test, n - n_val - n_test)
+        parts = dict(zip(("val", "test", "train"), order.split(sizes), strict=True))
         files = [self.files[i] for i in parts[split].sort().values.tolist()]
         y = None
         if self.class_names:
@@ -155,8 +158,8 @@ class Files(Dataset[Batch]):
         channels, height, width = self.image_shape
         try:
             with Image.open(path) as image:
-                image = ImageOps.exif_transpose(image).convert("RGB" if channels == 3 else "L")
-                return pil_to_tensor(ImageOps.fit(image, (width, height)))
+                upright = ImageOps.exif_transpose(image).convert("RGB" if channels == 3 else "L")
+                return pil_to_tensor(ImageOps.fit(upright, (width, height)))
         except (OSError, SyntaxError, ValueError) as error:
             raise UserError(
                 f"{path} cannot be read as an image ({error}): mend it or take it out of the folder"

@@ -20,7 +20,8 @@ import torchvision.datasets
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vae_lightning.data.base import Batch, ImageData, Images, InMemory, Split, split_indices
+from vae_lightning.data.base import ImageData, Images, InMemory, Split, split_indices
+from vae_lightning.data.batch import Batch
 from vae_lightning.errors import UserError
 from vae_lightning.nets import ImageShape
 
@@ -69,8 +70,8 @@ class MNIST(ImageData):
                 f"the {self.source.__name__} files are not in {self.folder} and could not be "
                 f"downloaded ({str(error).strip().splitlines()[0].rstrip(':')}): put "
                 f"{', '.join(f'{name}.gz' for name in sum(_FILES.values(), ()))} there, point "
-                "--data.root or VAE_DATA_ROOT to the folder above, or use the bundled digits, which "
-                "need no files: --data Digits"
+                "--data.root or VAE_DATA_ROOT to the folder above, or use the bundled digits, "
+                "which need no files: --data Digits"
             ) from error
 
     def load(self, split: Split) -> Dataset[Batch]:

@@ -87,10 +87,10 @@ class BaseVAE(pl.LightningModule, ABC):
         remember_arguments(self)
         if conditional and num_classes < 1:
             raise ValueError(
-                f"{type(self).__name__} is conditional and needs labelled images, but the data have "
-                "no classes: use data with labels, or a model that is not conditional"
+                f"{type(self).__name__} is conditional and needs labelled images, but the data "
+                "have no classes: use data with labels, or a model that is not conditional"
             )
-        self.image_shape = tuple(image_shape)
+        self.image_shape = image_shape
         self.num_classes = num_classes
         self.conditional = conditional
         self.likelihood = likelihood()
@@ -113,8 +113,8 @@ class BaseVAE(pl.LightningModule, ABC):
         """
 
     @abstractmethod
-    def objective(self, terms: Terms) -> Tensor:
-        """What is minimised, in nats per image, (B,)."""
+    def objective(self, terms: Any) -> Tensor:
+        """What is minimised, of the terms that `terms` returned, in nats per image, (B,)."""
 
     @abstractmethod
     def encode(self, x: Tensor, condition: Tensor | None) -> dict[str, Tensor]:
@@ -147,8 +147,7 @@ class BaseVAE(pl.LightningModule, ABC):
             label: The class of all images or of each, (B,), for conditional models.
         """
         with self.inference():
-            z = z.to(self.device, self.dtype)
-            params = self.decoder(z, self.condition(label, len(z)))
+            params = self.decoder(self.place(z), self.condition(label, len(z)))
             return self.likelihood.mean(params)
 
     def reconstruct(self, x: Tensor, label: Labels = None) -> Tensor:
@@ -163,7 +162,28 @@ class BaseVAE(pl.LightningModule, ABC):
         """
         return self.decode(self.embed(x, label), label)
 
+    def latent_kl(self, x: Tensor, label: Labels = None) -> Tensor:
+        """KL(q(z|x) || p(z)) of each latent dimension in nats, (B, latent_dim).
+
+        Raises:
+            RuntimeError: If the latent is no vector with a Gaussian posterior.
+        """
+        raise RuntimeError(f"a {type(self).__name__} has no Gaussian posterior")
+
+    def codes(self, x: Tensor, label: Labels = None) -> Tensor:
+        """Map of the indices of codes, int64, (B, h, w).
+
+        Raises:
+            RuntimeError: If the model has no codebook.
+        """
+        raise RuntimeError(f"a {type(self).__name__} has no codebook")
+
     # What variants use
+
+    def place(self, x: Tensor) -> Tensor:
+        """``x`` on the device and in the floating-point type of the model's parameters."""
+        parameter = next(self.parameters())
+        return x.to(parameter.device, parameter.dtype)
 
     def condition(self, label: Labels, n: int) -> Tensor | None:
         """One-hot classes (n, num_classes) for a conditional model, None for another.
@@ -187,7 +207,7 @@ class BaseVAE(pl.LightningModule, ABC):
             raise ValueError(f"{n} images need {n} labels or one, got shape {tuple(label.shape)}")
         if label.is_floating_point() or label.lt(0).any() or label.ge(self.num_classes).any():
             raise ValueError(f"labels must be integers in 0..{self.num_classes - 1}, got {label}")
-        return one_hot(label.long(), self.num_classes).to(self.dtype)
+        return self.place(one_hot(label.long(), self.num_classes))
 
     def take_turns(self, n: int) -> Tensor | None:
         """Labels 0, 1, 2, ..., 0, 1, ... for ``n`` samples of a conditional model."""
@@ -227,7 +247,8 @@ class BaseVAE(pl.LightningModule, ABC):
         # The one place where a mean over a batch is taken.
         means = {name: value.mean() for name, value in per_image.items()}
         # Each logged key costs about as much as the training loop around it.
-        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if (self.trainer.global_step + 1) % every == 0:
             self.log_dict({f"train/{name}": value for name, value in means.items()})
         return means["loss"]
 
@@ -283,13 +304,13 @@ class BaseVAE(pl.LightningModule, ABC):
             return None
         if batch.y is None:
             raise ValueError(f"{type(self).__name__} is conditional, but the batch has no labels")
-        return one_hot(batch.y, self.num_classes).to(self.dtype)
+        return self.place(one_hot(batch.y, self.num_classes))
 
     def _per_image(self, batch: Any, stage: str, step: int, seed: int) -> dict[str, Tensor]:
         """The objective and its terms by name, one value per image, each (B,)."""
         batch = Batch.of(batch, first_index=step << 20)
         # In evaluation an image's noise must not depend on the batch it happens to be in.
-        noise = Noise(batch.index, seed, stage, step if stage == "train" else 0)
+        noise = Noise(batch.indices, seed, stage, step if stage == "train" else 0)
         terms = self.terms(batch.x, self._one_hot(batch), noise)
         return {"loss": self.objective(terms), **terms.named()}
 

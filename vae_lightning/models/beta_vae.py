@@ -1,4 +1,4 @@
-"""beta-VAE (Higgins et al., 2017), https://openreview.net/forum?id=Sy2fzU9gl"""
+"""beta-VAE (Higgins et al., 2017), https://openreview.net/forum?id=Sy2fzU9gl."""
 
 from collections.abc import Callable
 from typing import Any

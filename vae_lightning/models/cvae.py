@@ -1,4 +1,4 @@
-"""Conditional VAE (Sohn et al., 2015), https://papers.nips.cc/paper/5775"""
+"""Conditional VAE (Sohn et al., 2015), https://papers.nips.cc/paper/5775."""
 
 from typing import Any
 

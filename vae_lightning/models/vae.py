@@ -1,4 +1,4 @@
-"""VAE (Kingma and Welling, 2014), https://arxiv.org/abs/1312.6114"""
+"""VAE (Kingma and Welling, 2014), https://arxiv.org/abs/1312.6114."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -88,13 +88,13 @@ class VAE(BaseVAE):
     def embed(self, x: Tensor, label: Labels = None) -> Tensor:
         """Means of q(z|x), (B, latent_dim)."""
         with self.inference():
-            x = x.to(self.device, self.dtype)
+            x = self.place(x)
             return self.posterior(x, self.condition(label, len(x))).mu
 
     def latent_kl(self, x: Tensor, label: Labels = None) -> Tensor:
         """KL(q(z|x) || p(z)) of each latent dimension in nats, (B, latent_dim)."""
         with self.inference():
-            x = x.to(self.device, self.dtype)
+            x = self.place(x)
             return self.posterior(x, self.condition(label, len(x))).kl()
 
     def sample(

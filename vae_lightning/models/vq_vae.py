@@ -1,4 +1,4 @@
-"""VQ-VAE (van den Oord et al., 2017), https://arxiv.org/abs/1711.00937"""
+"""VQ-VAE (van den Oord et al., 2017), https://arxiv.org/abs/1711.00937."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -129,7 +129,7 @@ class VQVAE(BaseVAE):
     def codes(self, x: Tensor, label: Labels = None) -> Tensor:
         """Map of code indices of images (B, C, H, W): int64, (B, h, w)."""
         with self.inference():
-            x = x.to(self.device, self.dtype)
+            x = self.place(x)
             return self.quantize(x, self.condition(label, len(x))).indices
 
     def embed(self, x: Tensor, label: Labels = None) -> Tensor:

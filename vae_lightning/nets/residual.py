@@ -72,7 +72,7 @@ class ResidualEncoder(Encoder):
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """See `Encoder.forward`; returns (B, features, h, w)."""
-        # A kernel of 4 halves even sizes only, so the image is filled up with zeros where it must be.
+        # A kernel of 4 halves even sizes only, so other images are filled up with zeros.
         height, width = x.shape[2:]
         x = nn.functional.pad(x, (0, -width % self.multiple, 0, -height % self.multiple))
         return self.layers(concatenate(x, condition))
