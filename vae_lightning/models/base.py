@@ -249,7 +249,8 @@ class BaseVAE(pl.LightningModule, ABC):
         # Each logged key costs about as much as the training loop around it.
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if (self.trainer.global_step + 1) % every == 0:
-            self.log_dict({f"train/{name}": value for name, value in means.items()})
+            for name, value in means.items():
+                self.log(f"train/{name}", value, prog_bar=name == "loss")
         return means["loss"]
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -331,6 +332,5 @@ class BaseVAE(pl.LightningModule, ABC):
         del means[_COUNT]
         self._sums = {}
         # Every process has the same numbers now; sync_dist only keeps Lightning from warning.
-        self.log_dict(
-            {f"{stage}/{name}": value.float() for name, value in means.items()}, sync_dist=True
-        )
+        for name, value in means.items():
+            self.log(f"{stage}/{name}", value.float(), prog_bar=name == "loss", sync_dist=True)
