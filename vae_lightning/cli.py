@@ -30,7 +30,7 @@ from vae_lightning.errors import UserError
 from vae_lightning.models import BaseVAE
 
 DEFAULT_CONFIG = "digits"
-"""What ``vae fit`` trains when neither a configuration nor a checkpoint is given."""
+"""What ``vae fit`` trains where neither options nor a checkpoint say otherwise."""
 
 LINKED = {"image_shape", "num_classes"}
 """Arguments of every model that are taken from the data."""
@@ -130,13 +130,13 @@ def with_layers(args: list[str]) -> list[str]:
     layers: list[dict[str, Any]] = []
     if ckpt_path:
         layers += _checkpoint_layers(command, ckpt_path)
-    elif command != "fit" and not {"-h", "--help"} & set(options):
+    elif command == "fit":
+        layers.append(_read_yaml(config_path(DEFAULT_CONFIG)))
+    elif not {"-h", "--help"} & set(options):
         raise UserError(
             f"vae {command} needs a trained model: give --ckpt_path "
             "runs/NAME/version_N/checkpoints/best.ckpt"
         )
-    elif not configs:
-        layers.append(_read_yaml(config_path(DEFAULT_CONFIG)))
     if configs:
         layers.append({"name": configs[-1].stem})
     lower = [part for layer in layers for part in ("--config", json.dumps(layer))]
@@ -364,8 +364,8 @@ class _Command(LightningCLI):
     def _print_note(self) -> None:
         if self.model.likelihood.binary and getattr(self.datamodule, "pixels", "grey") == "grey":
             print(
-                "Note:        the pixels are grey, so the Bernoulli cross-entropy is not a "
-                "log-likelihood: compare it only with runs of the same kind."
+                "Note:        pixels between 0 and 1 under a Bernoulli: a cross-entropy, not a "
+                "log-likelihood;\n             compare it only with runs of the same kind"
             )
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:

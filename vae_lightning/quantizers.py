@@ -146,9 +146,9 @@ class VectorQuantizer(nn.Module):
             dist.all_reduce(counts)
             dist.all_reduce(sums)
         equal_share = counts.sum() / self.codes
-        self.usage.lerp_(counts / equal_share, 1 - self.decay)
+        self.usage.lerp_((counts / equal_share).to(self.usage.dtype), 1 - self.decay)
         if self.learning == "ema":
-            self.sums.lerp_(sums / equal_share, 1 - self.decay)
+            self.sums.lerp_((sums / equal_share).to(self.sums.dtype), 1 - self.decay)
             # The floor only guards against 0 / 0 where revival is off.
             self.codebook.copy_(self.sums / self.usage.clamp(min=1e-6)[:, None])
         self.step.add_(1)
@@ -156,7 +156,7 @@ class VectorQuantizer(nn.Module):
         dead = self.usage < self.revive_below
         if self.revive_below and dead.any():
             flat = _all_processes(flat)
-            self.codebook[dead] = self._choose(flat, int(dead.sum()))
+            self.codebook[dead] = self._choose(flat, int(dead.sum())).to(self.codebook.dtype)
             self.usage[dead] = 1.0
             self.sums[dead] = self.codebook[dead]
 

@@ -68,13 +68,13 @@ class VAE(BaseVAE):
 
     def posterior(self, x: Tensor, condition: Tensor | None = None) -> DiagonalGaussian:
         """q(z|x) of images (B, C, H, W), in float32, with gradients."""
-        mu, log_var = self.encoder(x, condition).float().chunk(2, dim=1)
+        mu, log_var = self.encoder(self.place(x), condition).float().chunk(2, dim=1)
         return DiagonalGaussian(mu, log_var)
 
     def terms(self, x: Tensor, condition: Tensor | None, noise: Noise) -> ELBOTerms:
         """See `BaseVAE.terms`; one draw of z per image."""
         q = self.posterior(x, condition)
-        params = self.decoder(q.sample(noise).to(x.dtype), condition)
+        params = self.decoder(self.place(q.sample(noise)), condition)
         return ELBOTerms(-self.likelihood.log_prob(params, x), q.kl().sum(1))
 
     def objective(self, terms: ELBOTerms) -> Tensor:
@@ -88,13 +88,11 @@ class VAE(BaseVAE):
     def embed(self, x: Tensor, label: Labels = None) -> Tensor:
         """Means of q(z|x), (B, latent_dim)."""
         with self.inference():
-            x = self.place(x)
             return self.posterior(x, self.condition(label, len(x))).mu
 
     def latent_kl(self, x: Tensor, label: Labels = None) -> Tensor:
         """KL(q(z|x) || p(z)) of each latent dimension in nats, (B, latent_dim)."""
         with self.inference():
-            x = self.place(x)
             return self.posterior(x, self.condition(label, len(x))).kl()
 
     def sample(

@@ -74,7 +74,7 @@ class VQVAE(BaseVAE):
 
     def quantize(self, x: Tensor, condition: Tensor | None = None) -> Quantized:
         """Encode images (B, C, H, W) and replace each place of the map by its nearest code."""
-        z_e = self.encoder(x, condition)
+        z_e = self.encoder(self.place(x), condition)
         if z_e.ndim != 4:
             raise ValueError(
                 f"a VQ-VAE needs an encoder that returns a map (B, D, h, w), such as "
@@ -88,7 +88,7 @@ class VQVAE(BaseVAE):
         (self.training_counts if self.training else self.evaluation_counts).update(
             quantized.indices
         )
-        params = self.decoder(quantized.z_q.to(x.dtype), condition)
+        params = self.decoder(self.place(quantized.z_q), condition)
         codebook = quantized.codebook
         if self.quantizer.learning == "ema":
             codebook = torch.zeros_like(codebook)
@@ -129,7 +129,6 @@ class VQVAE(BaseVAE):
     def codes(self, x: Tensor, label: Labels = None) -> Tensor:
         """Map of code indices of images (B, C, H, W): int64, (B, h, w)."""
         with self.inference():
-            x = self.place(x)
             return self.quantize(x, self.condition(label, len(x))).indices
 
     def embed(self, x: Tensor, label: Labels = None) -> Tensor:
