@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
@@ -181,9 +181,8 @@ class BaseVAE(pl.LightningModule, ABC):
     # What variants use
 
     def place(self, x: Tensor) -> Tensor:
-        """``x`` on the device and in the floating-point type of the model's parameters."""
-        parameter = next(self.parameters())
-        return x.to(parameter.device, parameter.dtype)
+        """``x`` on the device and in the floating-point type of the model."""
+        return x.to(self.device, cast(torch.dtype, self.dtype))
 
     def condition(self, label: Labels, n: int) -> Tensor | None:
         """One-hot classes (n, num_classes) for a conditional model, None for another.
