@@ -2,6 +2,7 @@
 
 import csv
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -148,6 +149,44 @@ def test_the_command_line_wins_over_the_checkpoint(run, capsys):
     assert first["test/reconstruction"] != second["test/reconstruction"]
 
 
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        (["--model=BetaVAE"], "holds a VAE, but the options ask for a BetaVAE"),
+        (["--config=beta_vae"], "holds a VAE, but the options ask for a BetaVAE"),
+        (["--model.latent_dim=5"], "do not fit the model that the options describe"),
+    ],
+)
+def test_options_that_contradict_the_checkpoint(run, options, part, capsys):
+    ckpt = ["--ckpt_path", str(run.path / "checkpoints" / "best.ckpt")]
+    code, message = failure(["test", *ckpt, *options], capsys)
+    assert (code, part in message) == (1, True)
+    assert not (run.path / "test").exists()
+
+
+def test_resuming_what_is_finished(run, capsys):
+    last = run.path / "checkpoints" / "last.ckpt"
+    code, message = failure(["fit", "--ckpt_path", str(last)], capsys)
+    assert (code, "give a --trainer.max_epochs larger than 1" in message) == (1, True)
+    assert not (run.path.parent / "version_1").exists()
+
+
+def test_interrupt(folder):
+    """Ctrl-C ends with the exit code of an interrupted command, and says how to go on."""
+    args = [*TINY, *SMALL_NETS, "--trainer.max_epochs=100000"]
+    command = [sys.executable, "-m", "vae_lightning", "fit", *args]
+    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
+    last = folder / "runs" / "vae" / "version_0" / "checkpoints" / "last.ckpt"
+    deadline = time.monotonic() + 120
+    while not last.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    line = "vae fit --ckpt_path runs/vae/version_0/checkpoints/last.ckpt"
+    assert errors.strip().splitlines()[-1].endswith(line)
+
+
 def test_validate(run):
     ckpt = run.path / "checkpoints" / "best.ckpt"
     main(["validate", "--ckpt_path", str(ckpt), "--trainer.enable_progress_bar=false"])
@@ -287,6 +326,11 @@ def test_python_trained_checkpoints_work_too(folder, blobs):
         (["fit", "--model.latent_dim=0"], 1, ["latent_dim must be positive, got 0"]),
         (["fit", "--model.likelihood=Gaussian", "--model.likelihood.sigma=-1"], 1, ["sigma must"]),
         (["fit", "--data=ImageFolder", "--data.root=/absent"], 1, ["/absent is not a folder"]),
+        (["fit", "--name=../x"], 1, ["must be the name of a folder"]),
+        (["fit", "--model=CVAE", "--model.conditional=false"], 1, ["always conditional"]),
+        (["fit", "--model.beta=4"], 2, ["VAE has no option 'beta'", "BetaVAE has one"]),
+        (["fit", "--model.optimizer=Adamw"], 2, ["'AdamW'"]),
+        (["fit", "--model.encoder.channels=64"], 2, ["expected a list", "got '64'"]),
         (["test"], 1, ["vae test needs a trained model", "--ckpt_path"]),
         (["predict"], 1, ["vae predict needs a trained model"]),
         (["test", "--ckpt_path", "last"], 1, ["last means nothing in a new process"]),
@@ -327,7 +371,7 @@ def test_damaged_and_strange_checkpoints(run, folder, capsys):
     good = (run.path / "checkpoints" / "best.ckpt").read_bytes()
     (folder / "cut.ckpt").write_bytes(good[: len(good) // 2])
     code, message = failure(["test", "--ckpt_path", "cut.ckpt"], capsys)
-    assert (code, "cut.ckpt is not a readable checkpoint" in message) == (1, True)
+    assert (code, "cut.ckpt is not a checkpoint, or only a part of one" in message) == (1, True)
     torch.save({"weights": torch.zeros(3)}, folder / "other.ckpt")
     code, message = failure(["test", "--ckpt_path", "other.ckpt"], capsys)
     assert (code, "no 'state_dict'" in message) == (1, True)

@@ -7,6 +7,7 @@ data, then ``--config`` files and flags in the order in which they are given.
 import json
 import logging
 import os
+import re
 import sys
 import time
 import warnings
@@ -18,9 +19,10 @@ from typing import Any, NoReturn
 import lightning.pytorch as pl
 import torch
 import yaml
+from jsonargparse import Namespace
 from jsonargparse._deprecated import JsonargparseDeprecationWarning
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
@@ -53,6 +55,15 @@ def run(args: Sequence[str]) -> None:
         if os.environ.get(TRACEBACK):
             raise
         _fail(usage.explain(str(error), ()), 1)
+    except RuntimeError as error:
+        if os.environ.get(TRACEBACK) or "loading state_dict" not in str(error):
+            raise
+        first = next((line.strip() for line in str(error).splitlines()[1:]), "")
+        _fail(
+            "the weights of the checkpoint do not fit the model that the options describe "
+            f"({first.rstrip('.')}): leave out options that change its size or the images' shape",
+            1,
+        )
 
 
 class _WrongOptions(Exception):
@@ -244,6 +255,7 @@ class _Command(LightningCLI):
         """Options beside those of model, data and trainer."""
         for name in LINKED:
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+        parser.set_defaults({"trainer.enable_model_summary": False})
         parser.add_argument("--name", type=str | None, help="Name of the run.")
         parser.add_argument(
             "--output_dir",
@@ -275,10 +287,19 @@ class _Command(LightningCLI):
         """Nothing: here the checkpoint is the lowest layer, and the command line wins over it."""
 
     def before_instantiate_classes(self) -> None:
-        """Fill in where the run's files go, and the name of the run."""
+        """Check the options against the checkpoint, and fill in where the run's files go."""
         config = self.config[self.subcommand]
+        model_name = config.model.class_path.rpartition(".")[2]
+        if config.ckpt_path:
+            self._check_checkpoint(checkpoint.read(config.ckpt_path), model_name, config)
         if self.subcommand == "fit":
-            config.name = config.name or config.model.class_path.rpartition(".")[2].lower()
+            # BetaVAE -> beta_vae
+            config.name = config.name or re.sub("(?<=[a-z])(?=[A-Z])", "_", model_name).lower()
+            if Path(config.name).name != config.name:
+                raise UserError(
+                    f"--name {config.name} must be the name of a folder; "
+                    "--output_dir says where that folder is"
+                )
             csv = CSVLogger(config.output_dir, name=config.name)
             self.folder = Path(csv.log_dir)
             self.csv_version = csv.version
@@ -297,6 +318,26 @@ class _Command(LightningCLI):
             elif logger.class_path.endswith("WandbLogger") and arguments.get("name") is None:
                 arguments.name = f"{config.name or self.folder.parent.name}/{self.folder.name}"
 
+    def _check_checkpoint(
+        self, content: dict[str, Any], model_name: str, config: Namespace
+    ) -> None:
+        held = content["hyper_parameters"]["_class_path"].rpartition(".")[2]
+        if model_name != held:
+            raise UserError(
+                f"{config.ckpt_path} holds a {held}, but the options ask for a {model_name}: "
+                "leave out --model, and --config files that name another model"
+            )
+        if self.subcommand != "fit":
+            return
+        done = content["epoch"] + 1
+        progress = content["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        limit = config.trainer.max_epochs
+        if progress["is_last_batch"] and limit is not None and 0 <= limit <= done:
+            raise UserError(
+                f"{config.ckpt_path} has been trained for {done} epochs already: give a "
+                f"--trainer.max_epochs larger than {limit}"
+            )
+
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer, with the CSV logger first (its folder is the run's) and the pictures."""
         config = self.config_init[self.subcommand]
@@ -307,6 +348,10 @@ class _Command(LightningCLI):
         if self.subcommand == "fit" and given is not False:
             csv = CSVLogger(config.output_dir, name=config.name, version=self.csv_version)
             loggers = [csv, *loggers]
+        if config.trainer.enable_progress_bar is not False:
+            # A bar drawn into a log file is thousands of lines.
+            wanted.append(_ProgressBar() if sys.stdout.isatty() else _EpochLines())
+            kwargs["enable_progress_bar"] = sys.stdout.isatty()
         if self.subcommand == "fit":
             wanted += [figure for figure in vars(config.figures).values() if figure]
             if config.trainer.enable_checkpointing is not False:
@@ -321,15 +366,28 @@ class _Command(LightningCLI):
         """Start the clock."""
         self.started = time.monotonic()
         if self.trainer.is_global_zero:
-            print(f"Training {type(self.model).__name__}; everything goes to {self.folder}")
+            size = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+            name = type(self.model).__name__
+            print(f"Training a {name} of {size:,} parameters; everything goes to {self.folder}")
+
+    def fit(self, **kwargs: Any) -> None:
+        """Train; after Ctrl-C say what there is, with the exit code of an interrupted command."""
+        try:
+            self.trainer.fit(**kwargs)
+        except SystemExit:
+            if not self.trainer.interrupted:
+                raise
+            last = self.folder / "checkpoints" / "last.ckpt"
+            hint = f"vae fit --ckpt_path {_short(last)}" if last.is_file() else "no checkpoint yet"
+            _fail(f"interrupted in epoch {self.trainer.current_epoch}; to go on: {hint}", 130)
 
     def after_fit(self) -> None:
         """Print where everything is, the key numbers, and what to type next."""
-        if not self.trainer.is_global_zero:
+        if not self.trainer.is_global_zero or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         took = timedelta(seconds=round(time.monotonic() - self.started))
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
-        print(f"\nTrained {self.trainer.current_epoch} epochs in {took}.")
+        print(f"\nTrained to epoch {self.trainer.current_epoch} in {took}.")
         _print_metrics(self.trainer.callback_metrics, "val/")
         self._print_note()
         print(f"Run folder:  {_short(self.folder)}")
@@ -365,7 +423,8 @@ class _Command(LightningCLI):
         if self.model.likelihood.binary and getattr(self.datamodule, "pixels", "grey") == "grey":
             print(
                 "Note:        pixels between 0 and 1 under a Bernoulli: a cross-entropy, not a "
-                "log-likelihood;\n             compare it only with runs of the same kind"
+                "log-likelihood.\n             Compare it only with runs of the same kind; "
+                "--data.pixels dynamic makes it one."
             )
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
@@ -376,6 +435,28 @@ class _Command(LightningCLI):
         if "return_predictions" in kwargs:
             kwargs["return_predictions"] = False  # they are on disk
         return kwargs
+
+
+class _ProgressBar(TQDMProgressBar):
+    """Lightning's, without the version of the logger."""
+
+    def get_metrics(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics
+
+
+class _EpochLines(pl.Callback):
+    """A line per epoch, for output that is not a terminal."""
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.is_global_zero and trainer.state.fn == "fit" and not trainer.sanity_checking:
+            names = ("train/loss", "val/loss")
+            known = [name for name in names if name in trainer.callback_metrics]
+            values = [f"{name} {trainer.callback_metrics[name]:.4f}" for name in known]
+            print(f"epoch {trainer.current_epoch}: {', '.join(values)}", flush=True)
 
 
 def _print_metrics(metrics: dict[str, torch.Tensor], prefix: str) -> None:

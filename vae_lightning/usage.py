@@ -49,7 +49,9 @@ def explain(message: str, options: Collection[str]) -> str:
 
 def nearest(name: str, valid: Collection[str]) -> str:
     """``; did you mean '...'?`` with the most similar valid name, or nothing."""
-    found = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    by_lower = {other.lower(): other for other in valid}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+    found = [by_lower[match] for match in close]
     return f"; did you mean '{found[0]}'?" if found else ""
 
 
@@ -59,7 +61,14 @@ def _unknown_argument(
     owners = re.findall(r"class_path(?:=| )'([\w.]+)'", message)
     valid = sorted({name for owner in owners for name in _arguments(owner)})
     owner = owners[-1].rpartition(".")[2] if owners else key
-    return f"{key}: {owner} has no option '{match[1]}'{nearest(match[1], valid)}"
+    others = {
+        cls.__name__
+        for base in _BASES[:-4]
+        for cls in _subclasses(base)
+        if match[1] in inspect.signature(cls).parameters
+    }
+    hint = f"; {' and '.join(sorted(others))} has one" if others else nearest(match[1], valid)
+    return f"{key}: {owner} has no option '{match[1]}'{hint}"
 
 
 def _unknown_option(match: re.Match[str], key: str, message: str, options: Collection[str]) -> str:
@@ -69,11 +78,13 @@ def _unknown_option(match: re.Match[str], key: str, message: str, options: Colle
 
 def _unknown_class(match: re.Match[str], key: str, message: str, options: Collection[str]) -> str:
     names = {cls.__name__ for base in _BASES for cls in _subclasses(base)}
-    return f"{key}: no class named '{match[1]}'{nearest(match[1], sorted(names))}"
+    return (
+        f"{f'{key}: ' if key else ''}no class named '{match[1]}'{nearest(match[1], sorted(names))}"
+    )
 
 
 def _missing(match: re.Match[str], key: str, message: str, options: Collection[str]) -> str:
-    owner = f"{match[2].rpartition('.')[2]} needs " if match[2] else "missing "
+    owner = f"{match[2].rpartition('.')[2]} needs " if match[2] else "give "
     return f"{f'{key}: ' if key else ''}{owner}{match[1]}"
 
 
@@ -89,8 +100,9 @@ def _wrong_value(match: re.Match[str], key: str, message: str, options: Collecti
     )
     names = list(dict.fromkeys((a or b).strip() for a, b in expected))
     wanted = " or ".join(name for name in names if name != "NoneType") or "another value"
-    inner = re.search(r"Got value: (.+?)(?:\n|$)", message)
+    inner = re.search(r"Got value: (.+?)(?:\. Got value|\n|$)", message)
     value = (inner or match)[1].strip()
+    wanted = wanted.replace("collections.abc.Sequence", "a list such as [1, 2]")
     return f"{key}: expected {wanted}, got {value[:80]!r}"
 
 

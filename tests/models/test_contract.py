@@ -142,6 +142,17 @@ def test_verbs(model, batch):
             model.sample(7)
 
 
+@pytest.mark.parametrize(
+    "x",
+    [torch.rand(2, 1, 9, 8), torch.rand(1, 8, 8), torch.zeros(2, 1, 8, 8, dtype=torch.uint8)],
+    ids=["size", "no batch", "bytes"],
+)
+def test_images_are_checked(model, x):
+    label = 0 if model.conditional else None
+    with pytest.raises(ValueError, match=r"takes float images \(B, 1, 8, 8\)"):
+        model.reconstruct(x, label)
+
+
 def test_labels_are_checked(model, batch):
     if not model.conditional:
         with pytest.raises(ValueError, match="takes no label"):

@@ -197,6 +197,9 @@ def test_conditional_models_need_classes():
     ("build", "message"),
     [
         (lambda: VAE(latent_dim=0), "latent_dim must be positive"),
+        (lambda: CVAE(num_classes=4, conditional=False), "always conditional"),
+        (lambda: VAE().sample(0), "number of samples must be positive"),
+        (lambda: CVAE(num_classes=4).sample(2, label="3"), "a label must be an integer"),
         (lambda: BetaVAE(beta=-1), "beta must not be negative"),
         (lambda: BetaVAE(beta=math.nan), "beta must not be negative"),
     ],

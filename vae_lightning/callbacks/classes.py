@@ -45,5 +45,5 @@ class ClassGrid(Figure):
         return plotting.class_grid(
             images.unflatten(0, (model.num_classes, self.styles)),
             class_names or [str(number) for number in classes.tolist()],
-            title=f"One row per class, one column per style{self.title_end}",
+            title=f"Every class in the same styles{self.title_end}",
         )

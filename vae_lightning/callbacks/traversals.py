@@ -70,5 +70,5 @@ class Traversals(Figure):
             decoded.unflatten(0, moved.shape[:2]),
             [f"z{dimension}  KL {kl[dimension]:.2f}" for dimension in dimensions],
             values.tolist(),
-            title=f"Latent traversals of one image{self.title_end}",
+            title=f"Latent traversals of one image, KL in nats{self.title_end}",
         )

@@ -133,7 +133,7 @@ class BaseVAE(pl.LightningModule, ABC):
         Args:
             n: Number of images.
             label: For conditional models: the class of all images or of each, (n,); by default
-                the classes take turns.
+                the classes take turns: 0, 1, 2, ..., 0, 1, ...
             generator: A CPU generator; by default torch's global one.
         """
 
@@ -180,6 +180,19 @@ class BaseVAE(pl.LightningModule, ABC):
 
     # What variants use
 
+    def check_images(self, x: Tensor) -> None:
+        """Check that ``x`` can be encoded.
+
+        Raises:
+            ValueError: If it is not a float tensor (B, C, H, W) of the model's image shape.
+        """
+        if x.shape[1:] != torch.Size(self.image_shape) or not x.is_floating_point():
+            shape = ", ".join(map(str, self.image_shape))
+            raise ValueError(
+                f"this {type(self).__name__} takes float images (B, {shape}) with values in "
+                f"[0, 1], got {str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}"
+            )
+
     def place(self, x: Tensor) -> Tensor:
         """``x`` on the device and in the floating-point type of the model."""
         return x.to(self.device, cast(torch.dtype, self.dtype))
@@ -199,13 +212,16 @@ class BaseVAE(pl.LightningModule, ABC):
             raise ValueError(
                 f"this {name} is conditional: give a label in 0..{self.num_classes - 1}"
             )
+        if not isinstance(label, Tensor | int):
+            raise ValueError(f"a label must be an integer or a tensor of them, got {label!r}")
         label = torch.as_tensor(label, device=self.device)
         if label.ndim == 0:
             label = label.expand(n)
         if label.shape != (n,):
             raise ValueError(f"{n} images need {n} labels or one, got shape {tuple(label.shape)}")
         if label.is_floating_point() or label.lt(0).any() or label.ge(self.num_classes).any():
-            raise ValueError(f"labels must be integers in 0..{self.num_classes - 1}, got {label}")
+            wrong = label.unique().tolist()[:5]
+            raise ValueError(f"labels must be integers in 0..{self.num_classes - 1}, got {wrong}")
         return self.place(one_hot(label.long(), self.num_classes))
 
     def take_turns(self, n: int) -> Tensor | None:

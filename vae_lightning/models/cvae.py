@@ -9,9 +9,14 @@ class CVAE(VAE):
     """VAE of images given their class: encoder and decoder see it, one-hot, and p(z) is N(0, I).
 
     Args:
-        conditional: Whether the class is seen; without it this is a `VAE`.
+        conditional: Always true; a model that does not see the class is a `VAE`.
         **kwargs: See `VAE`.
+
+    Raises:
+        ValueError: If ``conditional`` is false.
     """
 
     def __init__(self, conditional: bool = True, **kwargs: Any) -> None:
+        if not conditional:
+            raise ValueError("a CVAE is always conditional: use VAE for a model without classes")
         super().__init__(conditional=conditional, **kwargs)

@@ -87,11 +87,13 @@ class VAE(BaseVAE):
 
     def embed(self, x: Tensor, label: Labels = None) -> Tensor:
         """Means of q(z|x), (B, latent_dim)."""
+        self.check_images(x)
         with self.inference():
             return self.posterior(x, self.condition(label, len(x))).mu
 
     def latent_kl(self, x: Tensor, label: Labels = None) -> Tensor:
         """KL(q(z|x) || p(z)) of each latent dimension in nats, (B, latent_dim)."""
+        self.check_images(x)
         with self.inference():
             return self.posterior(x, self.condition(label, len(x))).kl()
 
@@ -99,5 +101,7 @@ class VAE(BaseVAE):
         self, n: int, label: Labels = None, generator: torch.Generator | None = None
     ) -> Tensor:
         """See `BaseVAE.sample`; z is drawn from N(0, I)."""
+        if n < 1:
+            raise ValueError(f"the number of samples must be positive, got {n}")
         z = torch.randn(n, self.latent_dim, generator=generator)
         return self.decode(z, self.take_turns(n) if label is None else label)

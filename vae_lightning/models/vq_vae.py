@@ -128,6 +128,7 @@ class VQVAE(BaseVAE):
 
     def codes(self, x: Tensor, label: Labels = None) -> Tensor:
         """Map of code indices of images (B, C, H, W): int64, (B, h, w)."""
+        self.check_images(x)
         with self.inference():
             return self.quantize(x, self.condition(label, len(x))).indices
 
