@@ -171,6 +171,67 @@ def test_resuming_what_is_finished(run, capsys):
     assert not (run.path.parent / "version_1").exists()
 
 
+def state_of(path):
+    return torch.load(path / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def test_a_changed_learning_rate_counts_on_resume(run, folder, capsys):
+    last = ["--ckpt_path", str(run.path / "checkpoints" / "last.ckpt"), "--trainer.max_epochs=2"]
+    main(["fit", *last, "--model.optimizer.lr=0.125"])
+    group = state_of(folder / "runs" / "vae" / "version_1")["optimizer_states"][0]["param_groups"]
+    assert group[0]["lr"] == 0.125
+    code, message = failure(["fit", *last, "--model.optimizer=SGD"], capsys)
+    assert (code, "keeps its optimizer" in message) == (1, True)
+
+
+def test_resume_with_a_configuration_that_names_no_checkpoint(run, folder):
+    last = ["--ckpt_path", str(run.path / "checkpoints" / "last.ckpt")]
+    config = folder / "old.yaml"
+    config.write_text((run.path / "config.yaml").read_text() + "ckpt_path: null\n")
+    main(["fit", *last, "--config", str(config), "--trainer.max_epochs=2", "--name=vae"])
+    assert state_of(folder / "runs" / "vae" / "version_1")["epoch"] == 1
+    epochs = (folder / "runs" / "vae" / "version_1" / "metrics.csv").read_text().splitlines()[1:]
+    assert {line.split(",")[0] for line in epochs} == {"1"}
+
+
+def test_weights_alone_cannot_be_resumed(folder, capsys):
+    main(["fit", *TINY, *SMALL_NETS, "--checkpoint.save_weights_only=true"])
+    capsys.readouterr()
+    last = "runs/vae/version_0/checkpoints/last.ckpt"
+    code, message = failure(["fit", "--ckpt_path", last, "--trainer.max_epochs=2"], capsys)
+    assert (code, "holds weights only" in message) == (1, True)
+    main(["test", "--ckpt_path", last, "--trainer.enable_progress_bar=false"])
+
+
+def test_repeating_a_run_leaves_its_tracker_files_alone(folder):
+    main(["fit", *TINY, *SMALL_NETS, "--trainer.logger=TensorBoardLogger"])
+    runs = folder / "runs" / "vae"
+    main(["fit", "--config", str(runs / "version_0" / "config.yaml")])
+    for version in ("version_0", "version_1"):
+        assert len(list((runs / version / "tensorboard").glob("events*"))) == 1
+
+
+def test_predictions_never_replace_other_files(run, folder, capsys):
+    theirs = run.path / "predictions" / "precious.txt"
+    theirs.parent.mkdir()
+    theirs.write_text("mine")
+    ckpt = ["--ckpt_path", str(run.path / "checkpoints" / "best.ckpt")]
+    code, message = failure(["predict", *ckpt], capsys)
+    assert (code, "holds something other than predictions" in message) == (1, True)
+    assert theirs.read_text() == "mine"
+
+
+def test_class_that_only_the_file_names_is_not_imported(run, folder, capsys, monkeypatch):
+    (folder / "smug.py").write_text("open('smuggled.txt', 'w')")
+    monkeypatch.syspath_prepend(folder)
+    state = torch.load(run.path / "checkpoints" / "best.ckpt", weights_only=True)
+    state["hyper_parameters"]["_class_path"] = "smug.Model"
+    torch.save(state, folder / "evil.ckpt")
+    code, message = failure(["test", "--ckpt_path", "evil.ckpt"], capsys)
+    assert (code, "names smug.Model" in message) == (1, True)
+    assert not (folder / "smuggled.txt").exists()
+
+
 def test_interrupt(folder):
     """Ctrl-C ends with the exit code of an interrupted command, and says how to go on."""
     args = [*TINY, *SMALL_NETS, "--trainer.max_epochs=100000"]
@@ -234,7 +295,7 @@ def test_resume_goes_on_with_the_settings_of_the_run(run, folder):
     assert state["epoch"] == 1
     assert state["hyper_parameters"]["encoder"]["init_args"]["channels"] == [4, 8]
     config = yaml.safe_load((resumed / "config.yaml").read_text())
-    assert config["ckpt_path"] is None
+    assert "ckpt_path" not in config
     assert config["data"]["init_args"]["train_size"] == 160
 
 
@@ -331,6 +392,10 @@ def test_python_trained_checkpoints_work_too(folder, blobs):
         (["fit", "--model.beta=4"], 2, ["VAE has no option 'beta'", "BetaVAE has one"]),
         (["fit", "--model.optimizer=Adamw"], 2, ["'AdamW'"]),
         (["fit", "--model.encoder.channels=64"], 2, ["expected a list", "got '64'"]),
+        (["fit", "--figures.latents.n=0"], 1, ["figures.latents.n must be at least 1"]),
+        (["fit", "--model=VQVAE", "--model.encoder.downsamplings=1"], 1, ["do not fit a VQVAE"]),
+        (["fit", "--model=VQVAE", "--model.encoder.downsamplings=3"], 1, ["do not fit a VQVAE"]),
+        (["fit", "--model.encoder=ResidualEncoder"], 1, ["ResidualEncoder and ConvDecoder do"]),
         (["test"], 1, ["vae test needs a trained model", "--ckpt_path"]),
         (["predict"], 1, ["vae predict needs a trained model"]),
         (["test", "--ckpt_path", "last"], 1, ["last means nothing in a new process"]),

@@ -30,6 +30,8 @@ options:
   -h, --help     this text; `vae COMMAND --help` lists all options of a command,
                  `vae fit --model.help BetaVAE` those of a model
   --version      the version
+
+The environment variable VAE_TRACEBACK=1 shows where an error came from.
 """
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jsonargparse._deprecated import JsonargparseDeprecationWarning
 
 from vae_lightning.errors import UserError
 
@@ -19,6 +18,9 @@ if TYPE_CHECKING:
     from lightning.pytorch.core.mixins.hparams_mixin import HyperparametersMixin
 
     from vae_lightning.models.base import BaseVAE
+
+RENAMED = r"(?s).*(JsonargparseDeprecationWarning|was deprecated in v4)"
+"""Message of the warning that Lightning 2.6 calls what newer jsonargparse has renamed."""
 
 INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 
@@ -96,6 +98,22 @@ def read(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
+def known_class(path: str | Path, class_path: str, base: type) -> Any:
+    """The class that a checkpoint names, if it is imported already: importing runs code.
+
+    Raises:
+        UserError: If it is not, or is no subclass of ``base``.
+    """
+    module, _, name = class_path.rpartition(".")
+    cls = getattr(sys.modules.get(module), name, None)
+    if not (isinstance(cls, type) and issubclass(cls, base)):
+        raise UserError(
+            f"{path} names {class_path}, which is no {base.__name__} known here: if you trust it, "
+            f"import {module} before loading, or give the class to the command line as an option"
+        )
+    return cls
+
+
 def load(path: str | Path, map_location: str | torch.device = "cpu") -> "BaseVAE":
     """Load a trained model of whatever class the checkpoint says, ready for use.
 
@@ -115,18 +133,10 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> "BaseVAE
     class_path = read(path).get("hyper_parameters", {}).get("_class_path")
     if class_path is None:
         raise UserError(f"{path} does not say which model it holds: it has no '_class_path'")
-    module, _, name = class_path.rpartition(".")
-    # Nothing is imported because a file says so: importing runs code.
-    cls = getattr(sys.modules.get(module), name, None)
-    if not (isinstance(cls, type) and issubclass(cls, vae_lightning.models.BaseVAE)):
-        raise UserError(
-            f"{path} holds a {class_path}, which is not a model known here: import the module that "
-            "defines it before loading"
-        )
+    cls = known_class(path, class_path, vae_lightning.models.BaseVAE)
     try:
         with warnings.catch_warnings():
-            # Lightning 2.6 calls what newer releases of jsonargparse have renamed.
-            warnings.filterwarnings("ignore", category=JsonargparseDeprecationWarning)
+            warnings.filterwarnings("ignore", RENAMED)
             model = cls.load_from_checkpoint(path, map_location=map_location, weights_only=True)
     except ValueError as error:
         raise UserError(

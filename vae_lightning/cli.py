@@ -6,6 +6,7 @@ data, then ``--config`` files and flags in the order in which they are given.
 
 import json
 import logging
+import math
 import os
 import re
 import sys
@@ -20,8 +21,8 @@ import lightning.pytorch as pl
 import torch
 import yaml
 from jsonargparse import Namespace
-from jsonargparse._deprecated import JsonargparseDeprecationWarning
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
@@ -134,13 +135,13 @@ def with_layers(args: list[str]) -> list[str]:
             ckpt_path = _read_yaml(configs[-1]).get("ckpt_path") or ckpt_path
         elif flag == "--ckpt_path" and value:
             ckpt_path = value
-        elif flag == "--trainer.logger+" and value == "TensorBoardLogger":
+        elif flag.rstrip("+") == "--trainer.logger" and value == "TensorBoardLogger":
             # Its folder is a required argument; it becomes the run's folder later.
             value = json.dumps({"class_path": value, "init_args": {"save_dir": "."}})
             options[i if equals else i + 1] = f"{flag}={value}" if equals else value
     layers: list[dict[str, Any]] = []
     if ckpt_path:
-        layers += _checkpoint_layers(command, ckpt_path)
+        layers += _checkpoint_layers(command, ckpt_path, options)
     elif command == "fit":
         layers.append(_read_yaml(config_path(DEFAULT_CONFIG)))
     elif not {"-h", "--help"} & set(options):
@@ -151,7 +152,8 @@ def with_layers(args: list[str]) -> list[str]:
     if configs:
         layers.append({"name": configs[-1].stem})
     lower = [part for layer in layers for part in ("--config", json.dumps(layer))]
-    return [command, *lower, *options]
+    # Last, because an older configuration file may hold another.
+    return [command, *lower, *options, *(["--ckpt_path", ckpt_path] if ckpt_path else [])]
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -164,7 +166,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def _checkpoint_layers(command: str, ckpt_path: str) -> list[dict[str, Any]]:
+def _checkpoint_layers(
+    command: str, ckpt_path: str, options: Sequence[str]
+) -> list[dict[str, Any]]:
     """The settings of the run that is resumed, and the model and data of a checkpoint."""
     if ckpt_path in ("best", "last", "hpc"):
         raise UserError(
@@ -184,6 +188,10 @@ def _checkpoint_layers(command: str, ckpt_path: str) -> list[dict[str, Any]]:
             if name == "model":
                 raise UserError(f"{ckpt_path} does not say which model it holds; train it again")
             continue  # trained on data from outside this project: --data says which
+        # Nothing is imported because a file says so, unless the options say so too.
+        if not any(class_path in option for option in options):
+            base = BaseVAE if name == "model" else pl.LightningDataModule
+            checkpoint.known_class(ckpt_path, class_path, base)
         given = {k: v for k, v in arguments.items() if k not in LINKED and not k.startswith("_")}
         layer[name] = {"class_path": class_path, "init_args": checkpoint.portable(given)}
     return [*layers, layer]
@@ -208,13 +216,24 @@ class _Parser(LightningArgumentParser):
 
 
 class _SaveConfig(SaveConfigCallback):
-    """Writes config.yaml of a training, and sends the same to the experiment trackers."""
+    """Writes config.yaml of a training, and sends the same to the experiment trackers.
+
+    Args:
+        parser: See `SaveConfigCallback`.
+        config: What is instantiated, with the folders of this run filled in.
+        given: What is saved: the options without these, so that it can be used again.
+        **kwargs: See `SaveConfigCallback`.
+    """
+
+    def __init__(
+        self, parser: LightningArgumentParser, config: Namespace, given: Namespace, **kwargs: Any
+    ) -> None:
+        super().__init__(parser, given, **kwargs)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage == "fit":
             # With it, a run that is repeated from its configuration would resume instead.
-            self.config = self.config.clone()
-            self.config["ckpt_path"] = None
+            self.config.pop("ckpt_path", None)
             super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -239,17 +258,24 @@ class _Command(LightningCLI):
 
     def __init__(self, args: list[str]) -> None:
         _quieten()
-        super().__init__(
-            model_class=BaseVAE,
-            datamodule_class=pl.LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            save_config_callback=_SaveConfig,
-            seed_everything_default=0,
-            parser_class=_Parser,
-            auto_configure_optimizers=False,
-            args=args,
-        )
+        self.optimizer_changes: dict[str, Any] = {}
+        self.reserved: list[Path] = []
+        try:
+            super().__init__(
+                model_class=BaseVAE,
+                datamodule_class=pl.LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                save_config_callback=_SaveConfig,
+                seed_everything_default=0,
+                parser_class=_Parser,
+                auto_configure_optimizers=False,
+                args=args,
+            )
+        finally:
+            for folder in self.reserved:  # of a run that did not begin
+                if folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Options beside those of model, data and trainer."""
@@ -300,13 +326,13 @@ class _Command(LightningCLI):
                     f"--name {config.name} must be the name of a folder; "
                     "--output_dir says where that folder is"
                 )
-            csv = CSVLogger(config.output_dir, name=config.name)
-            self.folder = Path(csv.log_dir)
-            self.csv_version = csv.version
+            self.save_config_kwargs = {"given": config.clone()}
+            self.folder = self._reserve_folder(Path(config.output_dir) / config.name, config)
         else:
+            self.save_config_kwargs = {"given": config}
             self.folder = run_folder(config.ckpt_path)
-            config.trainer.default_root_dir = str(self.folder)
             config.trainer.enable_checkpointing = False
+        config.trainer.default_root_dir = str(self.folder)
         loggers = config.trainer.logger
         for logger in loggers if isinstance(loggers, list) else [loggers]:
             arguments = getattr(logger, "init_args", None)
@@ -317,6 +343,22 @@ class _Command(LightningCLI):
                 arguments.name, arguments.version = "tensorboard", ""
             elif logger.class_path.endswith("WandbLogger") and arguments.get("name") is None:
                 arguments.name = f"{config.name or self.folder.parent.name}/{self.folder.name}"
+
+    def _reserve_folder(self, parent: Path, config: Namespace) -> Path:
+        """The first free ``version_N``, made at once so that no other run takes it as well."""
+        version = 0
+        while (parent / f"version_{version}").exists():
+            version += 1
+        folder = parent / f"version_{version}"
+        if getattr(rank_zero_only, "rank", 0) != 0 or config.trainer.fast_dev_run:
+            return folder  # only what the first process writes is ever seen
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir()
+        except FileExistsError:
+            return self._reserve_folder(parent, config)
+        self.reserved = [folder, parent, parent.parent]
+        return folder
 
     def _check_checkpoint(
         self, content: dict[str, Any], model_name: str, config: Namespace
@@ -329,6 +371,12 @@ class _Command(LightningCLI):
             )
         if self.subcommand != "fit":
             return
+        if not content.get("optimizer_states"):
+            raise UserError(
+                f"{config.ckpt_path} holds weights only and cannot be resumed: give a checkpoint "
+                "with the state of the optimizer, such as last.ckpt"
+            )
+        self._compare_optimizers(content["hyper_parameters"], config)
         done = content["epoch"] + 1
         progress = content["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         limit = config.trainer.max_epochs
@@ -338,6 +386,23 @@ class _Command(LightningCLI):
                 f"--trainer.max_epochs larger than {limit}"
             )
 
+    def _compare_optimizers(self, held: dict[str, Any], config: Namespace) -> None:
+        """Find what the options change of the optimizer whose state will be restored."""
+        asked = config.model.init_args.as_dict()
+        old, new = (part["optimizer"].get("init_args") or {} for part in (held, asked))
+        changed = {k: v for k, v in new.items() if k in old and checkpoint.portable(v) != old[k]}
+        same_class = all(
+            checkpoint.portable(asked[key] or {}).get("class_path", "").rpartition(".")[2]
+            == (held[key] or {}).get("class_path", "").rpartition(".")[2]
+            for key in ("optimizer", "lr_scheduler")
+        )
+        if not same_class or (changed and asked["lr_scheduler"]):
+            raise UserError(
+                "a resumed training keeps its optimizer and learning-rate scheduler: leave out the "
+                "options that change them, or start anew"
+            )
+        self.optimizer_changes = changed
+
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer, with the CSV logger first (its folder is the run's) and the pictures."""
         config = self.config_init[self.subcommand]
@@ -346,13 +411,15 @@ class _Command(LightningCLI):
         loggers = [logger for logger in loggers if isinstance(logger, Logger)]
         wanted = list(config.trainer.callbacks or [])
         if self.subcommand == "fit" and given is not False:
-            csv = CSVLogger(config.output_dir, name=config.name, version=self.csv_version)
+            parent, name = self.folder.parent.parent, self.folder.parent.name
+            csv = CSVLogger(str(parent), name=name, version=self.folder.name)
             loggers = [csv, *loggers]
         if config.trainer.enable_progress_bar is not False:
             # A bar drawn into a log file is thousands of lines.
             wanted.append(_ProgressBar() if sys.stdout.isatty() else _EpochLines())
             kwargs["enable_progress_bar"] = sys.stdout.isatty()
         if self.subcommand == "fit":
+            wanted.append(_OptimizerChanges(self.optimizer_changes))
             wanted += [figure for figure in vars(config.figures).values() if figure]
             if config.trainer.enable_checkpointing is not False:
                 wanted.append(config.checkpoint)
@@ -410,11 +477,14 @@ class _Command(LightningCLI):
     def _report(self, stage: str) -> None:
         if not self.trainer.is_global_zero:
             return
-        metrics = {name: value.item() for name, value in self.trainer.callback_metrics.items()}
+        values = {name: value.item() for name, value in self.trainer.callback_metrics.items()}
+        # A diverged model's NaN is not JSON.
+        metrics = {name: value if math.isfinite(value) else None for name, value in values.items()}
         path = self.folder / stage / "metrics.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(metrics, indent=2) + "\n")
-        print()
+        names = type(self.model).__name__, type(self.datamodule).__name__
+        print(f"\n{names[0]} on the {stage} images of {names[1]}:")
         _print_metrics(self.trainer.callback_metrics, f"{stage}/")
         self._print_note()
         print(f"Metrics:     {_short(path)}")
@@ -435,6 +505,22 @@ class _Command(LightningCLI):
         if "return_predictions" in kwargs:
             kwargs["return_predictions"] = False  # they are on disk
         return kwargs
+
+
+class _OptimizerChanges(pl.Callback):
+    """Puts changed options, such as the learning rate, into an optimizer that was restored.
+
+    Args:
+        changes: New values by the name of the option.
+    """
+
+    def __init__(self, changes: dict[str, Any]) -> None:
+        self.changes = changes
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for optimizer in trainer.optimizers:
+            for group in optimizer.param_groups:
+                group.update(self.changes)
 
 
 class _ProgressBar(TQDMProgressBar):
@@ -459,10 +545,13 @@ class _EpochLines(pl.Callback):
             print(f"epoch {trainer.current_epoch}: {', '.join(values)}", flush=True)
 
 
+_NO_NATS = ("perplexity", "codes_used", "codebook", "commitment")
+
+
 def _print_metrics(metrics: dict[str, torch.Tensor], prefix: str) -> None:
     for name, value in metrics.items():
         if name.startswith(prefix):
-            unit = "" if name.endswith(("perplexity", "codes_used")) else " nats per image"
+            unit = "" if name.endswith(_NO_NATS) else " nats per image"
             print(f"  {name:<22} {value.item():10.4f}{unit}")
 
 
@@ -485,4 +574,4 @@ def _quieten() -> None:
         ".*not supported by the model summary",  # of mixed precision
     ):
         warnings.filterwarnings("ignore", message)
-    warnings.filterwarnings("ignore", category=JsonargparseDeprecationWarning)
+    warnings.filterwarnings("ignore", checkpoint.RENAMED)

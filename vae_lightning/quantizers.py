@@ -135,6 +135,8 @@ class VectorQuantizer(nn.Module):
         codes = self._choose(vectors, self.codes)
         if self.start == "kmeans":
             codes = kmeans(vectors, codes)
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            dist.broadcast(codes, src=0)  # sums on a GPU differ in the last digits
         self.codebook.copy_(codes)
         self.sums.copy_(codes)
 

@@ -1,9 +1,12 @@
+import lightning.pytorch as pl
 import pytest
 import torch
 
+from vae_lightning import VAE
 from vae_lightning.data import Batch
 from vae_lightning.data.base import ShardSampler, split_indices
 from vae_lightning.errors import UserError
+from vae_lightning.randomness import Noise
 
 
 def loaded(data, stage="fit"):
@@ -117,6 +120,72 @@ def test_dynamic_evaluation_never_changes(blobs):
     other_batches = loaded(blobs(pixels="dynamic", batch_size=64))
     whole = [other_batches.on_after_batch_transfer(b, 0).x for b in other_batches.val_dataloader()]
     assert torch.cat(whole).equal(passes[0])
+
+
+class Watcher(pl.Callback):
+    """What the model gets to see, and with which noise, by stage and epoch."""
+
+    def __init__(self) -> None:
+        self.seen = {}
+
+    def _see(self, stage, trainer, pl_module, batch):
+        order = batch.indices.argsort()
+        parts = self.seen.setdefault((stage, trainer.current_epoch), [])
+        parts.append((batch.indices[order], batch.x[order]))
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self._see("train", trainer, pl_module, batch)
+
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+        if not trainer.sanity_checking:
+            self._see("val", trainer, pl_module, batch)
+
+    def images(self, stage, epoch):
+        parts = self.seen[stage, epoch]
+        x = torch.cat([x for _, x in parts])
+        return x[torch.cat([index for index, _ in parts]).argsort()]
+
+
+class NoiseWatcher(VAE):
+    """Remembers the first noise of every batch."""
+
+    def terms(self, x, condition, noise):
+        epsilon = Noise(torch.zeros(1, dtype=torch.int64), *noise.keys).normal(1).item()
+        self.__dict__.setdefault("epsilons", {}).setdefault(noise.keys[1], []).append(epsilon)
+        return super().terms(x, condition, noise)
+
+
+def watched_fit(data, tmp_path, seed=0):
+    torch.manual_seed(seed)
+    watcher, model = Watcher(), NoiseWatcher(image_shape=(1, 8, 8))
+    trainer = pl.Trainer(
+        default_root_dir=tmp_path,
+        accelerator="cpu",
+        max_epochs=2,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        callbacks=[watcher],
+    )
+    trainer.fit(model, datamodule=data)
+    return watcher, model.epsilons
+
+
+def test_binarisation_in_a_training(blobs, tmp_path):
+    watcher, _ = watched_fit(blobs(pixels="dynamic"), tmp_path)
+    assert not watcher.images("train", 0).equal(watcher.images("train", 1))
+    assert watcher.images("val", 0).equal(watcher.images("val", 1))
+
+
+def test_noise_in_a_training(blobs, tmp_path):
+    _, epsilons = watched_fit(blobs(), tmp_path)
+    assert len(set(epsilons["train"])) == 8  # new in every step of both epochs
+    assert len(set(epsilons["val"])) == 1  # always the same
+    _, others = watched_fit(blobs(), tmp_path, seed=1)
+    assert set(epsilons["train"]).isdisjoint(others["train"])  # another with another seed
+    assert epsilons["val"] == others["val"]
 
 
 def test_splits_are_seeded_and_disjoint():

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -87,6 +88,21 @@ def test_damaged_image_is_named(classes, memory_limit):
     data = ImageFolder(root=str(classes), memory_limit=memory_limit)
     with pytest.raises(UserError, match=r"red/\d.png cannot be read as an image"):
         data.load("train").__getitems__(range(16))
+
+
+def test_more_than_eight_bits_are_not_cut_to_white(classes):
+    for i in range(10):
+        Image.fromarray(np.full((9, 9), 30_000, dtype=np.uint16)).save(classes / "red" / f"{i}.png")
+    with pytest.raises(UserError, match=r"red/\d.png .* more than 8 bits"):
+        ImageFolder(root=str(classes)).setup("fit")
+
+
+def test_hidden_files_are_left_out(classes):
+    paint(classes / ".thumbs" / "a.png", (0, 0, 0))
+    paint(classes / "red" / "._a.png", (0, 0, 0))
+    data = ImageFolder(root=str(classes))
+    assert len(data.files) == 20
+    assert data.class_names == ["blue", "red"]
 
 
 def test_no_folder_and_no_images(tmp_path):

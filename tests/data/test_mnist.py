@@ -115,6 +115,13 @@ def test_as_many_labels_as_images(root):
         small(root).setup("test")
 
 
+def test_file_without_images(tmp_path):
+    path = tmp_path / "none-images-idx3-ubyte"
+    path.write_bytes(idx(torch.zeros(0, 28, 28)))
+    with pytest.raises(UserError, match="none-images-idx3-ubyte is corrupt"):
+        read_idx(path)
+
+
 def test_unreadable_file(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         read_idx(tmp_path / "absent")

@@ -23,7 +23,7 @@ class ClassGrid(Figure):
     name = "classes"
 
     def __init__(self, every_n_epochs: int = 5, styles: int = 12, seed: int = 0) -> None:
-        super().__init__(every_n_epochs)
+        super().__init__(every_n_epochs, styles=styles)
         self.styles = styles
         self.seed = seed
 

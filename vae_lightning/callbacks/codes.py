@@ -22,7 +22,7 @@ class CodeUsage(Figure):
     name = "code_usage"
 
     def __init__(self, every_n_epochs: int = 5, n: int = 1000) -> None:
-        super().__init__(every_n_epochs)
+        super().__init__(every_n_epochs, n=n)
         self.images = n
 
     def applies_to(self, model: BaseVAE) -> bool:
@@ -51,7 +51,7 @@ class CodeMaps(Figure):
     name = "code_maps"
 
     def __init__(self, every_n_epochs: int = 5, n: int = 12) -> None:
-        super().__init__(every_n_epochs)
+        super().__init__(every_n_epochs, n=n)
         self.images = n
 
     def applies_to(self, model: BaseVAE) -> bool:

@@ -24,26 +24,27 @@ class Figure(pl.Callback, ABC):
     and TensorBoard where these are used. Only the first process draws. Nothing here takes random
     numbers from torch's global generator, so a figure never changes what is trained.
 
-    A figure knows no model: it asks `applies_to` and then uses the public verbs ``embed``,
-    ``decode``, ``reconstruct`` and ``sample``.
+    A figure knows no model: it asks `applies_to` and then uses the public verbs.
 
     Args:
         every_n_epochs: How often it is drawn; after the last epoch it always is.
+        **sizes: Numbers of images and the like, by name.
 
     Raises:
-        ValueError: If ``every_n_epochs`` is not positive.
+        ValueError: If one of them is not positive.
     """
 
     name: ClassVar[str]
     images: int = 0
     """Validation images that the figure needs."""
 
-    def __init__(self, every_n_epochs: int = 5) -> None:
-        if every_n_epochs < 1:
-            raise ValueError(
-                f"figures.{self.name}.every_n_epochs must be at least 1, got {every_n_epochs}; "
-                f"--figures.{self.name} null switches the figure off"
-            )
+    def __init__(self, every_n_epochs: int = 5, **sizes: int) -> None:
+        for option, size in {"every_n_epochs": every_n_epochs, **sizes}.items():
+            if size < 1:
+                raise ValueError(
+                    f"figures.{self.name}.{option} must be at least 1, got {size}; "
+                    f"--figures.{self.name} null switches the figure off"
+                )
         self.every_n_epochs = every_n_epochs
         self.folder: Path | None = None
         self.epoch = -1
@@ -105,7 +106,7 @@ class Figure(pl.Callback, ABC):
             return
         self.epoch = trainer.current_epoch
         last = trainer.max_epochs is not None and self.epoch + 1 == trainer.max_epochs
-        if last or (self.epoch + 1) % self.every_n_epochs == 0:
+        if last or self.epoch - self.drawn_epoch >= self.every_n_epochs:
             self._draw(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

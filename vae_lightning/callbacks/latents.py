@@ -28,7 +28,7 @@ class LatentScatter(Figure):
     name = "latents"
 
     def __init__(self, every_n_epochs: int = 5, n: int = 2000) -> None:
-        super().__init__(every_n_epochs)
+        super().__init__(every_n_epochs, n=n)
         self.images = n
 
     def applies_to(self, model: BaseVAE) -> bool:

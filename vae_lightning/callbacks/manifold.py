@@ -25,7 +25,7 @@ class Manifold(Figure):
     name = "manifold"
 
     def __init__(self, every_n_epochs: int = 5, n: int = 20) -> None:
-        super().__init__(every_n_epochs)
+        super().__init__(every_n_epochs, n=n)
         self.n = n
 
     def applies_to(self, model: BaseVAE) -> bool:

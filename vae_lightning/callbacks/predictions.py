@@ -40,6 +40,11 @@ class PredictionWriter(pl.Callback):
         """Make an empty folder."""
         self.arrays = {}
         if trainer.is_global_zero:
+            ours = not self.folder.exists() or (self.folder / "index.npy").is_file()
+            if not ours:
+                raise UserError(
+                    f"{self.folder} holds something other than predictions: move it away first"
+                )
             shutil.rmtree(self.partial, ignore_errors=True)
             self.partial.mkdir(parents=True)
         trainer.strategy.barrier()

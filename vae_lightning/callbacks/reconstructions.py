@@ -21,7 +21,7 @@ class Reconstructions(Figure):
     name = "reconstructions"
 
     def __init__(self, every_n_epochs: int = 5, n: int = 32) -> None:
-        super().__init__(every_n_epochs)
+        super().__init__(every_n_epochs, n=n)
         self.images = n
 
     def draw(

@@ -22,7 +22,7 @@ class Samples(Figure):
     name = "samples"
 
     def __init__(self, every_n_epochs: int = 5, n: int = 100, seed: int = 0) -> None:
-        super().__init__(every_n_epochs)
+        super().__init__(every_n_epochs, n=n)
         self.n = n
         self.seed = seed
 

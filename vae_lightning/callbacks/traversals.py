@@ -37,7 +37,7 @@ class Traversals(Figure):
         limit: float = 3.0,
         rows: int = 20,
     ) -> None:
-        super().__init__(every_n_epochs)
+        super().__init__(every_n_epochs, n=n, steps=steps, rows=rows)
         if not 0 <= image < n:
             raise ValueError(f"figures.traversals.image must be in 0..{n - 1}, got {image}")
         self.images = n

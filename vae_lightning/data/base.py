@@ -195,7 +195,7 @@ class ImageData(pl.LightningDataModule, ABC):
         dataset = self.datasets[split]
         size, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         sampler = ShardSampler(dataset, size, rank, shuffle, self.order_seed)
-        if not len(sampler):
+        if len(dataset) < size:  # type: ignore[arg-type]
             raise UserError(
                 f"the {split} split has fewer images than there are processes ({size}): "
                 "use fewer devices or more images"

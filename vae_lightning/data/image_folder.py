@@ -85,7 +85,12 @@ class ImageFolder(ImageData):
             raise UserError(
                 f"{self.root} is not a folder: give the folder of images as --data.root"
             )
-        files = sorted(path for path in self.root.rglob("*") if path.suffix.lower() in _SUFFIXES)
+        files = sorted(
+            path
+            for path in self.root.rglob("*")
+            if path.suffix.lower() in _SUFFIXES
+            and not any(part.startswith(".") for part in path.relative_to(self.root).parts)
+        )
         if len(files) < 3:
             raise UserError(
                 f"{self.root} has {len(files)} images ({', '.join(sorted(_SUFFIXES))}), and at "
@@ -158,9 +163,11 @@ class Files(Dataset[Batch]):
         channels, height, width = self.image_shape
         try:
             with Image.open(path) as image:
+                if image.mode.startswith(("I", "F")):
+                    raise ValueError(f"its pixels have more than 8 bits, mode {image.mode}")
                 upright = ImageOps.exif_transpose(image).convert("RGB" if channels == 3 else "L")
                 return pil_to_tensor(ImageOps.fit(upright, (width, height)))
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise UserError(
                 f"{path} cannot be read as an image ({error}): mend it or take it out of the folder"
             ) from error

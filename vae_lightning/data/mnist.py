@@ -141,7 +141,7 @@ def read_idx(path: Path) -> Tensor:
     ndim = data[3] if len(data) > 3 and data[:3] == b"\0\0\x08" else 0
     header = 4 + 4 * ndim
     shape = [int.from_bytes(data[i : i + 4], "big") for i in range(4, header, 4)]
-    if not ndim or len(data) != header + math.prod(shape):
+    if not ndim or not math.prod(shape) or len(data) != header + math.prod(shape):
         raise UserError(
             f"{path} is corrupt: it is no IDX file of bytes, or not as long as its header says; "
             "get it again"

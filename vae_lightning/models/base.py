@@ -1,7 +1,7 @@
 """What every variant has in common: steps, logging, optimiser, and the public verbs."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any, cast
@@ -29,10 +29,10 @@ _COUNT = "count"
 
 @dataclass(frozen=True)
 class Terms:
-    """The terms of an objective, each in nats per image, (B,).
+    """The terms of an objective, each with one value per image, (B,).
 
     Attributes:
-        reconstruction: -log p(x|z), summed over the pixels.
+        reconstruction: -log p(x|z) in nats, summed over the pixels.
     """
 
     reconstruction: Tensor
@@ -180,6 +180,38 @@ class BaseVAE(pl.LightningModule, ABC):
 
     # What variants use
 
+    def check_networks(self, features: Sequence[int], latent: Sequence[int]) -> None:
+        """Run both networks once on zeros, so that a pair that does not fit is refused at once.
+
+        Args:
+            features: The shape that the encoder has to return for an image; 0 for any size.
+            latent: The shape of one latent; 0 for what the encoder returned there.
+
+        Raises:
+            ValueError: If a network does not take its input or returns another shape.
+        """
+        channels, height, width = self.image_shape
+        label = torch.zeros(1, dtype=torch.int64) if self.conditional else None
+        with self.inference():
+            condition = self.condition(label, 1)
+            try:
+                made = self.encoder(torch.zeros(1, channels, height, width), condition).shape[1:]
+                if len(made) != len(features) or any(
+                    b and a != b for a, b in zip(made, features, strict=True)
+                ):
+                    raise ValueError(f"the encoder returns {tuple(made)} for an image")
+                size = [b or a for a, b in zip(made, latent, strict=True)]
+                image = self.decoder(torch.zeros(1, *size), condition).shape[1:]
+                if image != (self.likelihood.n_params * channels, height, width):
+                    raise ValueError(f"the decoder returns {tuple(image)} for {self.image_shape}")
+            except (ValueError, RuntimeError) as error:
+                names = type(self.encoder).__name__, type(self.decoder).__name__
+                raise ValueError(
+                    f"{names[0]} and {names[1]} do not fit a {type(self).__name__} of "
+                    f"{self.image_shape} images ({str(error).splitlines()[0]}): choose a pair of "
+                    "the same family and sizes"
+                ) from error
+
     def check_images(self, x: Tensor) -> None:
         """Check that ``x`` can be encoded.
 
@@ -263,7 +295,7 @@ class BaseVAE(pl.LightningModule, ABC):
         means = {name: value.mean() for name, value in per_image.items()}
         # Each logged key costs about as much as the training loop around it.
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if (self.trainer.global_step + 1) % every == 0:
+        if every and (self.trainer.global_step + 1) % every == 0:
             for name, value in means.items():
                 self.log(f"train/{name}", value, prog_bar=name == "loss")
         return means["loss"]
@@ -275,6 +307,14 @@ class BaseVAE(pl.LightningModule, ABC):
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """Add the terms of a batch to the sums over the test images."""
         self._add(self._per_image(batch, "test", batch_idx, EVALUATION_SEED))
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the sums of a validation that did not come to its end."""
+        self._sums = {}
+
+    def on_test_epoch_start(self) -> None:
+        """Forget the sums of a test that did not come to its end."""
+        self._sums = {}
 
     def on_validation_epoch_end(self) -> None:
         """Log the means over all images under ``val/``."""
@@ -324,7 +364,9 @@ class BaseVAE(pl.LightningModule, ABC):
 
     def _per_image(self, batch: Any, stage: str, step: int, seed: int) -> dict[str, Tensor]:
         """The objective and its terms by name, one value per image, each (B,)."""
-        batch = Batch.of(batch, first_index=step << 20)
+        # Batches without indices get some that no other step or process has.
+        rank = self.trainer.global_rank if self._trainer else 0
+        batch = Batch.of(batch, first_index=(rank << 48) + (step << 20))
         # In evaluation an image's noise must not depend on the batch it happens to be in.
         noise = Noise(batch.indices, seed, stage, step if stage == "train" else 0)
         terms = self.terms(batch.x, self._one_hot(batch), noise)
@@ -332,7 +374,8 @@ class BaseVAE(pl.LightningModule, ABC):
 
     def _add(self, per_image: dict[str, Tensor]) -> None:
         for name, value in {**per_image, _COUNT: torch.ones_like(per_image["loss"])}.items():
-            total = value.sum(dtype=torch.float64)
+            # float64, because sums over 10,000 images lose digits; Apple's GPUs have none.
+            total = value.sum(dtype=torch.float32 if value.is_mps else torch.float64)
             self._sums[name] = self._sums[name] + total if name in self._sums else total
 
     def _log_means(self, stage: str) -> None:

@@ -65,6 +65,7 @@ class VAE(BaseVAE):
         self.encoder = encoder(self.image_shape, 2 * latent_dim, condition_features)
         params_shape = (self.likelihood.n_params * channels, height, width)
         self.decoder = decoder(params_shape, latent_dim, condition_features)
+        self.check_networks(features=(2 * latent_dim,), latent=(latent_dim,))
 
     def posterior(self, x: Tensor, condition: Tensor | None = None) -> DiagonalGaussian:
         """q(z|x) of images (B, C, H, W), in float32, with gradients."""

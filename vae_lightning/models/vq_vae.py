@@ -67,6 +67,7 @@ class VQVAE(BaseVAE):
         self.encoder = encoder(self.image_shape, code_dim, condition_features)
         params_shape = (self.likelihood.n_params * channels, height, width)
         self.decoder = decoder(params_shape, code_dim, condition_features)
+        self.check_networks(features=(code_dim, 0, 0), latent=(code_dim, 0, 0))
         self.quantizer = quantizer(code_dim)
         self.n_codes = self.quantizer.codes
         self.training_counts = CodeCounts(self.n_codes)
@@ -74,13 +75,7 @@ class VQVAE(BaseVAE):
 
     def quantize(self, x: Tensor, condition: Tensor | None = None) -> Quantized:
         """Encode images (B, C, H, W) and replace each place of the map by its nearest code."""
-        z_e = self.encoder(self.place(x), condition)
-        if z_e.ndim != 4:
-            raise ValueError(
-                f"a VQ-VAE needs an encoder that returns a map (B, D, h, w), such as "
-                f"ResidualEncoder; {type(self.encoder).__name__} returned {tuple(z_e.shape)}"
-            )
-        return self.quantizer(z_e)
+        return self.quantizer(self.encoder(self.place(x), condition))
 
     def terms(self, x: Tensor, condition: Tensor | None, noise: Noise) -> VQTerms:
         """See `BaseVAE.terms`; nothing here is random."""
@@ -117,7 +112,10 @@ class VQVAE(BaseVAE):
         used = counts.gt(0).float().mean()
         # As for the means: every process has the same numbers already.
         self.log_dict(
-            {f"{stage}/perplexity": perplexity(counts).float(), f"{stage}/codes_used": used},
+            {
+                f"{stage}/perplexity": perplexity(counts.cpu()).float().to(self.device),
+                f"{stage}/codes_used": used,
+            },
             sync_dist=True,
         )
         metric.reset()

@@ -106,6 +106,7 @@ class ResidualDecoder(Decoder):
         positive(self, image_shape=image_shape, features=features, downsamplings=downsamplings)
         positive(self, hidden=hidden // 2, blocks=blocks)
         out_channels, self.height, self.width = image_shape
+        self.multiple = 2**downsamplings
         layers: list[nn.Module] = [
             nn.Conv2d(features + condition_features, hidden, kernel_size=3, padding=1)
         ]
@@ -120,4 +121,11 @@ class ResidualDecoder(Decoder):
 
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         """See `Decoder.forward`."""
-        return self.layers(concatenate(z, condition))[:, :, : self.height, : self.width]
+        x = self.layers(concatenate(z, condition))
+        rows, columns = x.shape[2] - self.height, x.shape[3] - self.width
+        if not (0 <= rows < self.multiple and 0 <= columns < self.multiple):
+            raise ValueError(
+                f"a map of {tuple(z.shape[2:])} becomes {tuple(x.shape[2:])}, not "
+                f"{(self.height, self.width)}; downsamplings must be those of the encoder"
+            )
+        return x[:, :, : self.height, : self.width]
