@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from vae_lightning import cli
+from vae_lightning import cli, layers
 from vae_lightning.callbacks import FIGURES
 from vae_lightning.randomness import Noise
 
@@ -43,13 +43,13 @@ def test_commands_are_found():
 
 @pytest.mark.parametrize("options", FITS)
 def test_options_of_every_command_are_valid(options):
-    parsed = ParseOnly(cli.with_layers(["fit", *shlex.split(options)]))
+    parsed = ParseOnly(layers.with_layers(["fit", *shlex.split(options)]))
     assert parsed.config.fit.model.class_path
 
 
 def test_every_configuration_and_figure_is_in_the_tables():
-    for path in cli.config_folder().glob("*.yaml"):
-        assert f"`{path.stem}`" in README or path.stem == cli.DEFAULT_CONFIG
+    for path in layers.config_folder().glob("*.yaml"):
+        assert f"`{path.stem}`" in README or path.stem == layers.DEFAULT_CONFIG
     for name in FIGURES:
         assert f"`figures.{name}`" in README
 

@@ -1,8 +1,4 @@
-"""LightningCLI, and what it needs so that ``vae`` does what its options say.
-
-Options come in layers, later ones win: the default configuration or the checkpoint's model and
-data, then ``--config`` files and flags in the order in which they are given.
-"""
+"""The ``vae`` command: LightningCLI, and what it needs so that its options do what they say."""
 
 import json
 import logging
@@ -23,20 +19,15 @@ import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
 from vae_lightning import callbacks, checkpoint, usage
 from vae_lightning.data import ImageData
 from vae_lightning.errors import UserError
+from vae_lightning.layers import LINKED, run_folder, with_layers
 from vae_lightning.models import BaseVAE
-
-DEFAULT_CONFIG = "digits"
-"""What ``vae fit`` trains where neither options nor a checkpoint say otherwise."""
-
-LINKED = {"image_shape", "num_classes"}
-"""Arguments of every model that are taken from the data."""
 
 TRACEBACK = "VAE_TRACEBACK"
 """Environment variable that shows where an error came from."""
@@ -74,130 +65,6 @@ class _WrongOptions(Exception):
 def _fail(message: str, code: int) -> NoReturn:
     print(f"vae: error: {message}", file=sys.stderr)
     raise SystemExit(code)
-
-
-# Layers of options
-
-
-def config_path(name: str) -> Path:
-    """The file that ``--config`` names: a path, or one of the configurations shipped.
-
-    Raises:
-        UserError: If there is neither.
-    """
-    path = Path(name)
-    if path.is_file():
-        return path
-    shipped = {path.stem: path for path in config_folder().glob("*.yaml")}
-    if name.removesuffix(".yaml") in shipped:
-        return shipped[name.removesuffix(".yaml")]
-    hint = usage.nearest(name, shipped) or f"; shipped are {', '.join(sorted(shipped))}"
-    raise UserError(f"no configuration file '{name}', nor one shipped under that name{hint}")
-
-
-def config_folder() -> Path:
-    """The shipped configurations: in the package when installed, beside it in a checkout."""
-    package = Path(__file__).parent
-    inside = package / "configs"
-    return inside if inside.is_dir() else package.parent / "configs"
-
-
-def run_folder(ckpt_path: str | Path) -> Path:
-    """The folder of the run that wrote a checkpoint."""
-    folder = Path(ckpt_path).absolute().parent
-    return folder.parent if folder.name == "checkpoints" else folder
-
-
-def with_layers(args: list[str]) -> list[str]:
-    """Put the layers below the user's own options in front of them.
-
-    Args:
-        args: A command and its options.
-
-    Returns:
-        The same with configurations named by path and with the lower layers as ``--config``.
-
-    Raises:
-        UserError: If a configuration or the checkpoint cannot be found or read.
-    """
-    command, *options = args
-    configs: list[Path] = []
-    ckpt_path: str | None = None
-    for i, option in enumerate(options):
-        flag, equals, value = option.partition("=")
-        if not equals:
-            value = options[i + 1] if i + 1 < len(options) else ""
-        if flag in ("--config", "-c") and value and not value.lstrip().startswith("{"):
-            configs.append(config_path(value))
-            options[i if equals else i + 1] = (
-                f"{flag}={configs[-1]}" if equals else str(configs[-1])
-            )
-            ckpt_path = _read_yaml(configs[-1]).get("ckpt_path") or ckpt_path
-        elif flag == "--ckpt_path" and value:
-            ckpt_path = value
-        elif flag.rstrip("+") == "--trainer.logger" and value == "TensorBoardLogger":
-            # Its folder is a required argument; it becomes the run's folder later.
-            value = json.dumps({"class_path": value, "init_args": {"save_dir": "."}})
-            options[i if equals else i + 1] = f"{flag}={value}" if equals else value
-    layers: list[dict[str, Any]] = []
-    if ckpt_path:
-        layers += _checkpoint_layers(command, ckpt_path, options)
-    elif command == "fit":
-        layers.append(_read_yaml(config_path(DEFAULT_CONFIG)))
-    elif not {"-h", "--help"} & set(options):
-        raise UserError(
-            f"vae {command} needs a trained model: give --ckpt_path "
-            "runs/NAME/version_N/checkpoints/best.ckpt"
-        )
-    if configs:
-        layers.append({"name": configs[-1].stem})
-    lower = [part for layer in layers for part in ("--config", json.dumps(layer))]
-    # Last, because an older configuration file may hold another.
-    return [command, *lower, *options, *(["--ckpt_path", ckpt_path] if ckpt_path else [])]
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} must hold options by name, such as 'model: VAE'")
-    return content
-
-
-def _checkpoint_layers(
-    command: str, ckpt_path: str, options: Sequence[str]
-) -> list[dict[str, Any]]:
-    """The settings of the run that is resumed, and the model and data of a checkpoint."""
-    if ckpt_path in ("best", "last", "hpc"):
-        raise UserError(
-            f"--ckpt_path {ckpt_path} means nothing in a new process: give the path of a file, "
-            "runs/NAME/version_N/checkpoints/best.ckpt"
-        )
-    layers = []
-    saved = run_folder(ckpt_path) / "config.yaml"
-    if command == "fit" and saved.is_file():
-        layers.append(_read_yaml(saved))
-    content = checkpoint.read(ckpt_path)
-    layer = {}
-    for name, key in ("model", "hyper_parameters"), ("data", "datamodule_hyper_parameters"):
-        arguments = dict(content.get(key, {}))
-        class_path = arguments.pop("_class_path", None)
-        if class_path is None:
-            if name == "model":
-                raise UserError(f"{ckpt_path} does not say which model it holds; train it again")
-            continue  # trained on data from outside this project: --data says which
-        # Nothing is imported because a file says so, unless the options say so too.
-        if not any(class_path in option for option in options):
-            base = BaseVAE if name == "model" else pl.LightningDataModule
-            checkpoint.known_class(ckpt_path, class_path, base)
-        given = {k: v for k, v in arguments.items() if k not in LINKED and not k.startswith("_")}
-        layer[name] = {"class_path": class_path, "init_args": checkpoint.portable(given)}
-    return [*layers, layer]
-
-
-# The command
 
 
 class _Parser(LightningArgumentParser):
@@ -414,7 +281,8 @@ class _Command(LightningCLI):
             parent, name = self.folder.parent.parent, self.folder.parent.name
             csv = CSVLogger(str(parent), name=name, version=self.folder.name)
             loggers = [csv, *loggers]
-        if config.trainer.enable_progress_bar is not False:
+        own_bar = any(isinstance(callback, ProgressBar) for callback in wanted)
+        if config.trainer.enable_progress_bar is not False and not own_bar:
             # A bar drawn into a log file is thousands of lines.
             wanted.append(_ProgressBar() if sys.stdout.isatty() else _EpochLines())
             kwargs["enable_progress_bar"] = sys.stdout.isatty()
