@@ -397,6 +397,8 @@ def test_python_trained_checkpoints_work_too(folder, blobs):
         (["fit", "--model=VQVAE", "--model.encoder.downsamplings=3"], 1, ["do not fit a VQVAE"]),
         (["fit", "--model.encoder=ResidualEncoder"], 1, ["ResidualEncoder and ConvDecoder do"]),
         (["test"], 1, ["vae test needs a trained model", "--ckpt_path"]),
+        (["test", "--ckpt_pth=a.ckpt"], 1, ["no option '--ckpt_pth'", "'--ckpt_path'"]),
+        (["fit", "cvae"], 2, ["a configuration is given as --config cvae"]),
         (["predict"], 1, ["vae predict needs a trained model"]),
         (["test", "--ckpt_path", "last"], 1, ["last means nothing in a new process"]),
         (["fit", "--ckpt_path", "last"], 1, ["last means nothing in a new process"]),

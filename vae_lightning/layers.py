@@ -89,6 +89,8 @@ def with_layers(args: list[str]) -> list[str]:
     elif command == "fit":
         layers.append(_read_yaml(config_path(DEFAULT_CONFIG)))
     elif not {"-h", "--help"} & set(options):
+        if typo := next((option for option in options if option.startswith("--ck")), None):
+            raise UserError(f"no option '{typo.partition('=')[0]}'; did you mean '--ckpt_path'?")
         raise UserError(
             f"vae {command} needs a trained model: give --ckpt_path "
             "runs/NAME/version_N/checkpoints/best.ckpt"

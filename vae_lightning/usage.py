@@ -73,6 +73,8 @@ def _unknown_argument(
 
 def _unknown_option(match: re.Match[str], key: str, message: str, options: Collection[str]) -> str:
     name = match[1].lstrip("-").partition("=")[0]
+    if not match[1].startswith("-") and "accept" not in match[0]:
+        return f"'{name}' is no option; a configuration is given as --config {name}"
     return f"no option '{name}'{nearest(name, options)}"
 
 

@@ -127,6 +127,12 @@ def test_nothing_is_drawn_in_a_dry_run(blobs, tmp_path):
     assert not (tmp_path / "figures").exists()
 
 
+def test_only_the_first_process_draws(blobs, tmp_path, monkeypatch):
+    monkeypatch.setattr(pl.Trainer, "is_global_zero", property(lambda self: False))
+    fit(tmp_path, VAE(image_shape=(1, 8, 8)), blobs(), all_figures())
+    assert not (tmp_path / "figures").exists()
+
+
 def test_traversals_move_one_dimension_at_a_time_ordered_by_kl(monkeypatch, batch):
     from vae_lightning import plotting
 

@@ -70,7 +70,11 @@ def test_damaged_cache_is_drawn_again(own_cache):
 def test_cache_folder_that_cannot_be_made(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    drawn = []
+    render = strokes.render
+    monkeypatch.setattr(strokes, "render", lambda s: drawn.append(s) or render(s))
     assert len(small().datasets["test"]) == 20
+    assert len(drawn) == 2  # training and test images, once each
 
 
 def test_bad_size():

@@ -1,8 +1,8 @@
 """The bundled digits: drawn, not downloaded, with known generative factors."""
 
+import contextlib
 import hashlib
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,7 @@ class Digits(ImageData):
         self.sizes = {"train": train_size, "test": test_size}
         self.val_size = val_size
         self.seed = seed
+        self._uncached: dict[str, tuple[Tensor, Tensor]] = {}
         self.factors: dict[Split, Tensor] = {}
         """Factor values of the images of each loaded split, float32, (N, 7), see FACTORS."""
 
@@ -77,6 +78,8 @@ class Digits(ImageData):
 
     def _draw(self, source: str) -> tuple[Tensor, Tensor]:
         """Images and factors of a source, from the cache if they are there."""
+        if source in self._uncached:
+            return self._uncached[source]
         size = self.sizes[source]
         path = _cache_folder() / f"digits-{source}-{size}-{self.seed}-{_drawing_version()}.pt"
         if path.is_file():
@@ -87,7 +90,8 @@ class Digits(ImageData):
                 path.unlink(missing_ok=True)
         drawn = strokes.draw_factors(size, randomness.derive_seed(self.seed, source))
         images = strokes.render(drawn)
-        _keep({"images": images, "factors": drawn.factors}, path)
+        if not _keep({"images": images, "factors": drawn.factors}, path):
+            self._uncached[source] = images, drawn.factors
         return images, drawn.factors
 
 
@@ -100,12 +104,18 @@ def _drawing_version() -> str:
     return hashlib.blake2b(Path(strokes.__file__).read_bytes(), digest_size=6).hexdigest()
 
 
-def _keep(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write a cache file as a whole or, where the folder cannot be written, not at all."""
+def _keep(tensors: dict[str, Tensor], path: Path) -> bool:
+    """Write a cache file as a whole or, where that fails, not at all; say whether it was written.
+
+    A process that reads at the same time sees the whole file or none.
+    """
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            torch.save(tensors, file)
-        os.replace(file.name, path)
-    except OSError:
-        return
+        torch.save(tensors, partial)
+        partial.replace(path)
+    except (OSError, RuntimeError):  # torch reports a full disk as the latter
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        return False
+    return True
