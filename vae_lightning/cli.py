@@ -148,7 +148,6 @@ class _Command(LightningCLI):
         """Options beside those of model, data and trainer."""
         for name in LINKED:
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
-        parser.set_defaults({"trainer.enable_model_summary": False})
         parser.add_argument("--name", type=str | None, help="Name of the run.")
         parser.add_argument(
             "--output_dir",
@@ -159,6 +158,7 @@ class _Command(LightningCLI):
         parser.add_class_arguments(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
             {
+                "trainer.enable_model_summary": False,
                 "checkpoint.monitor": "val/loss",
                 "checkpoint.filename": "best",
                 "checkpoint.save_last": True,

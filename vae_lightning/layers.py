@@ -135,7 +135,7 @@ def _checkpoint_layers(
                 raise UserError(f"{ckpt_path} does not say which model it holds; train it again")
             continue  # trained on data from outside this project: --data says which
         # Nothing is imported because a file says so, unless the options say so too.
-        if not any(class_path in option for option in options):
+        if class_path not in {option.rpartition("=")[2] for option in options}:
             base = BaseVAE if name == "model" else pl.LightningDataModule
             checkpoint.known_class(ckpt_path, class_path, base)
         given = {k: v for k, v in arguments.items() if k not in LINKED and not k.startswith("_")}

@@ -18,7 +18,7 @@ from vae_lightning.nets import Decoder, Encoder
 from vae_lightning.quantizers import VectorQuantizer
 from vae_lightning.schedules import Schedule
 
-_BASES: tuple[type, ...] = (
+_OURS: tuple[type, ...] = (
     BaseVAE,
     ImageData,
     Encoder,
@@ -26,11 +26,8 @@ _BASES: tuple[type, ...] = (
     Likelihood,
     Schedule,
     VectorQuantizer,
-    Optimizer,
-    LRScheduler,
-    Logger,
-    Callback,
 )
+_BASES: tuple[type, ...] = (*_OURS, Optimizer, LRScheduler, Logger, Callback)
 
 
 def explain(message: str, options: Collection[str]) -> str:
@@ -63,7 +60,7 @@ def _unknown_argument(
     owner = owners[-1].rpartition(".")[2] if owners else key
     others = {
         cls.__name__
-        for base in _BASES[:-4]
+        for base in _OURS
         for cls in _subclasses(base)
         if match[1] in inspect.signature(cls).parameters
     }

@@ -309,11 +309,11 @@ class BaseVAE(pl.LightningModule, ABC):
         self._add(self._per_image(batch, "test", batch_idx, EVALUATION_SEED))
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the sums of a validation that did not come to its end."""
+        """Forget the sums of the validation before."""
         self._sums = {}
 
     def on_test_epoch_start(self) -> None:
-        """Forget the sums of a test that did not come to its end."""
+        """Forget the sums of the test before."""
         self._sums = {}
 
     def on_validation_epoch_end(self) -> None:
@@ -388,7 +388,6 @@ class BaseVAE(pl.LightningModule, ABC):
         sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
         means = dict(zip(self._sums, sums / sums[-1], strict=True))
         del means[_COUNT]
-        self._sums = {}
         # Every process has the same numbers now; sync_dist only keeps Lightning from warning.
         for name, value in means.items():
             self.log(f"{stage}/{name}", value.float(), prog_bar=name == "loss", sync_dist=True)
