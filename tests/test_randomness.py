@@ -42,6 +42,13 @@ def test_noise_of_an_image_does_not_depend_on_its_batch():
     torch.testing.assert_close(Noise(torch.tensor([7, 2]), 5, "val").normal(4), whole[[7, 2]])
 
 
+def test_later_numbers_of_a_longer_row_can_be_drawn_alone():
+    whole = Noise(torch.arange(10), 5).normal(9)
+    part = Noise(torch.arange(10), 5).normal(3, first=4)
+    assert part.equal(whole[:, 4:7])
+    assert uniform(torch.arange(3), 2, 1, first=3).equal(uniform(torch.arange(3), 5, 1)[:, 3:])
+
+
 def test_draws_keys_and_images_differ():
     noise = Noise(torch.arange(4), 1, "train", 0)
     first, second = noise.normal(5), noise.normal(5)

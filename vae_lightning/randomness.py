@@ -13,6 +13,7 @@ References:
 """
 
 import hashlib
+import math
 
 import torch
 from torch import Tensor
@@ -23,15 +24,16 @@ _MIX_1 = -0x40A7B892E31B1A47
 _MIX_2 = -0x6B2FB644ECCEEE15
 
 
-def _shift_right(x: Tensor, bits: int) -> Tensor:
-    """Logical shift: torch's ``>>`` copies the sign bit."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
-
-
 def _mix(x: Tensor) -> Tensor:
-    x = (x ^ _shift_right(x, 30)) * _MIX_1
-    x = (x ^ _shift_right(x, 27)) * _MIX_2
-    return x ^ _shift_right(x, 31)
+    """The mixing function of SplitMix64, in place: a bijection whose output looks random."""
+    shifted = torch.empty_like(x)
+    for bits, factor in (30, _MIX_1), (27, _MIX_2), (31, 1):
+        # torch's shift copies the sign bit; the mask makes it a logical one.
+        torch.bitwise_right_shift(x, bits, out=shifted).bitwise_and_((1 << (64 - bits)) - 1)
+        x.bitwise_xor_(shifted)
+        if factor != 1:
+            x.mul_(factor)
+    return x
 
 
 def derive_seed(*keys: int | str) -> int:
@@ -40,22 +42,24 @@ def derive_seed(*keys: int | str) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def uniform(index: Tensor, size: int, seed: int) -> Tensor:
+def uniform(index: Tensor, size: int, seed: int, first: int = 0) -> Tensor:
     """Uniform numbers in the open interval (0, 1), a function of each image's index.
 
     Args:
         index: One integer per image, (B,).
         size: Numbers per image.
         seed: A seed, see `derive_seed`.
+        first: Numbers to skip: those from ``first`` on of a longer row.
 
     Returns:
         (B, size), float32, on the device of ``index``.
     """
     image = _mix(index.long() * _GOLDEN + seed)
-    counter = torch.arange(1, size + 1, device=index.device) * _GOLDEN
+    counter = torch.arange(first + 1, first + size + 1, device=index.device) * _GOLDEN
     bits = _mix(image[:, None] + counter)
     # 23 bits and a half: every value is exact in float32, and neither 0 nor 1 can occur.
-    return (_shift_right(bits, 41).float() + 0.5) * 2.0**-23
+    bits = bits.bitwise_right_shift_(41).bitwise_and_((1 << 23) - 1)
+    return bits.float().add_(0.5).mul_(2.0**-23)
 
 
 class Noise:
@@ -71,14 +75,15 @@ class Noise:
         self.keys = keys
         self.draws = 0
 
-    def uniform(self, size: int) -> Tensor:
-        """Uniform numbers in (0, 1), (B, size)."""
+    def uniform(self, size: int, first: int = 0) -> Tensor:
+        """Uniform numbers in (0, 1), (B, size), of which ``first`` are skipped before."""
         self.draws += 1
-        return uniform(self.index, size, derive_seed(*self.keys, self.draws))
+        return uniform(self.index, size, derive_seed(*self.keys, self.draws), first)
 
-    def normal(self, size: int) -> Tensor:
-        """Standard normal numbers, (B, size)."""
-        return torch.special.ndtri(self.uniform(size))
+    def normal(self, size: int, first: int = 0) -> Tensor:
+        """Standard normal numbers, (B, size), of which ``first`` are skipped before."""
+        # The inverse of the normal distribution function, at half the cost of special.ndtri.
+        return self.uniform(size, first).mul_(2).sub_(1).erfinv_().mul_(math.sqrt(2))
 
 
 def generator(*keys: int | str) -> torch.Generator:
