@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -5,6 +7,7 @@ from torch import nn
 from vae_lightning.nets import (
     ConvDecoder,
     ConvEncoder,
+    Decoder,
     MLPDecoder,
     MLPEncoder,
     ResidualDecoder,
@@ -82,3 +85,96 @@ def test_sizes_must_be_positive(build):
 def test_unknown_activation():
     with pytest.raises(ValueError, match="activation must be one of relu, tanh"):
         MLPEncoder((1, 28, 28), 4, activation="swish")
+
+
+def linear_layers(net):
+    return [module for module in net.modules() if isinstance(module, nn.Linear)]
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "silu", "gelu", "gated"])
+@pytest.mark.parametrize("build", [MLPEncoder, MLPDecoder])
+def test_hidden_sizes(build, activation):
+    net = build((1, 4, 4), 3, 2, hidden=(7, 5), activation=activation)
+    first, last = (16, 3) if build is MLPEncoder else (3, 16)
+    layers = linear_layers(net)
+    # The condition is appended to the input; a gated layer has a gate of its own size.
+    assert [layer.in_features for layer in layers] == [first + 2, 7, 5]
+    twice = 2 if activation == "gated" else 1
+    assert [layer.out_features for layer in layers] == [7 * twice, 5 * twice, last]
+
+
+@pytest.mark.parametrize(
+    ("activation", "function"),
+    [
+        ("relu", lambda a: a.clamp(min=0)),
+        ("tanh", lambda a: 1 - 2 / ((2 * a).exp() + 1)),
+        ("silu", lambda a: a / (1 + (-a).exp())),
+        ("gelu", lambda a: a * (1 + (a / math.sqrt(2)).erf()) / 2),
+        ("gated", lambda a: a[:, : a.shape[1] // 2] / (1 + (-a[:, a.shape[1] // 2 :]).exp())),
+    ],
+)
+def test_mlp_by_its_formula(activation, function):
+    """Not after the last layer, whose output may be any number."""
+    net = MLPEncoder((1, 4, 4), 3, hidden=(7, 5), activation=activation)
+    first, second, last = linear_layers(net)
+    x = torch.rand(6, 1, 4, 4)
+    a = function(x.flatten(1) @ first.weight.T + first.bias)
+    a = function(a @ second.weight.T + second.bias)
+    torch.testing.assert_close(net(x), a @ last.weight.T + last.bias)
+
+
+@pytest.mark.parametrize("build", [MLPEncoder, MLPDecoder])
+def test_tanh_starts_as_in_glorot_and_bengio(build):
+    layers = linear_layers(build((1, 8, 8), 50, hidden=(200, 100), activation="tanh"))
+    assert len(layers) == 3
+    for layer in layers:
+        bound = math.sqrt(6 / (layer.in_features + layer.out_features))
+        assert 0.99 * bound < layer.weight.abs().max() <= bound
+        # Of a uniform distribution, to 4 standard errors of that many weights.
+        tolerance = 4 * math.sqrt(0.8 / layer.weight.numel())
+        assert layer.weight.var().item() == pytest.approx(bound**2 / 3, rel=tolerance)
+        assert layer.bias.abs().max() == 0
+    for layer in linear_layers(build((1, 8, 8), 50, hidden=(200, 100))):  # as torch does
+        bound = 1 / math.sqrt(layer.in_features)
+        assert 0.99 * bound < layer.weight.abs().max() <= bound
+        assert layer.bias.abs().max() > 0
+
+
+@pytest.mark.parametrize("condition_features", [0, 4])
+@pytest.mark.parametrize("decoder", [decoder for _, decoder in PAIRS])
+def test_decoders_start_at_the_parameters_given(decoder, condition_features):
+    """Whatever the latent is: with a bias for each pixel, or else one for each channel."""
+    net = decoder((2, 9, 7), 6, condition_features)
+    for parameter in net.parameters():
+        nn.init.zeros_(parameter)
+    params = torch.randn(2, 9, 7)
+    net.start_at(params)
+    size = (3, 6, 3, 2) if decoder is ResidualDecoder else (3, 6)
+    output = net(torch.randn(size), torch.eye(4)[:3] if condition_features else None)
+    if decoder is not MLPDecoder:
+        params = params.mean((1, 2), keepdim=True).expand(2, 9, 7)
+    torch.testing.assert_close(output, params.expand(3, -1, -1, -1))
+
+
+@pytest.mark.parametrize("decoder", [decoder for _, decoder in PAIRS])
+def test_starting_changes_only_the_last_bias_and_keeps_it_trainable(decoder):
+    net = decoder((1, 8, 8), 6)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    net.start_at(torch.full((1, 8, 8), 5.0))
+    changed = {name for name, value in net.state_dict().items() if not value.equal(before[name])}
+    assert changed == {list(before)[-1]}
+    z = torch.randn((2, 6, 2, 2) if decoder is ResidualDecoder else (2, 6))
+    net(z).sum().backward()
+    bias = net.get_parameter(changed.pop())
+    assert bias.grad.abs().min() > 0
+
+
+def test_a_decoder_without_a_start_says_so():
+    class OtherDecoder(Decoder):
+        def forward(self, z, condition=None):
+            return z
+
+    with pytest.raises(ValueError, match="OtherDecoder") as error:
+        OtherDecoder().start_at(torch.zeros(1, 8, 8))
+    assert "--model.start_at_mean" in str(error.value)
+    assert "\n" not in str(error.value)

@@ -41,6 +41,20 @@ class Decoder(nn.Module, ABC):
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         """Decode latents (B, features) or (B, features, h, w) to (B, C, H, W)."""
 
+    def start_at(self, params: Tensor) -> None:
+        """Set the bias of the last layer, so that an untrained decoder returns about ``params``.
+
+        Args:
+            params: Parameters of the likelihood for one image, (C, H, W).
+
+        Raises:
+            ValueError: If this decoder cannot.
+        """
+        raise ValueError(
+            f"{type(self).__name__} cannot start at the mean image: "
+            "leave out --model.start_at_mean, or give it a method start_at"
+        )
+
 
 def positive(owner: object, **sizes: int | Sequence[int]) -> None:
     """Check that sizes given by a user are positive.

@@ -3,21 +3,34 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast
 
 from torch import Tensor, nn
 
 from vae_lightning.nets.base import Decoder, Encoder, ImageShape, concatenate, positive
 
-_ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "silu": nn.SiLU, "gelu": nn.GELU}
+_ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "silu": nn.SiLU, "gelu": nn.GELU, "gated": nn.GLU}
 
 
 def _mlp(sizes: Sequence[int], activation: str) -> nn.Sequential:
+    """Linear layers with activations between them.
+
+    Layers with tanh start as in Glorot and Bengio (2010), Understanding the difficulty of training
+    deep feedforward neural networks; gated ones multiply half of a layer with the sigmoid of the
+    other half (Dauphin et al., 2017, https://arxiv.org/abs/1612.08083).
+    """
     if activation not in _ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(_ACTIVATIONS)}, got {activation!r}")
     layers: list[nn.Module] = []
-    for before, after in pairwise(sizes):
-        layers += [nn.Linear(before, after), _ACTIVATIONS[activation]()]
-    return nn.Sequential(*layers[:-1])
+    for before, after in pairwise(sizes[:-1]):
+        width = 2 * after if activation == "gated" else after
+        layers += [nn.Linear(before, width), _ACTIVATIONS[activation]()]
+    layers.append(nn.Linear(sizes[-2], sizes[-1]))
+    if activation == "tanh":
+        for layer in layers[::2]:
+            nn.init.xavier_uniform_(cast(nn.Linear, layer).weight)
+            nn.init.zeros_(cast(nn.Linear, layer).bias)
+    return nn.Sequential(*layers)
 
 
 class MLPEncoder(Encoder):
@@ -28,7 +41,7 @@ class MLPEncoder(Encoder):
         features: See `Encoder`.
         condition_features: See `Encoder`; the condition is appended to the pixels.
         hidden: Sizes of the hidden layers.
-        activation: ``relu``, ``tanh``, ``silu`` or ``gelu``.
+        activation: ``relu``, ``tanh``, ``silu``, ``gelu`` or ``gated``.
 
     Raises:
         ValueError: If a size is not positive or the activation is unknown.
@@ -60,7 +73,7 @@ class MLPDecoder(Decoder):
         features: See `Decoder`.
         condition_features: See `Decoder`; the condition is appended to the latent.
         hidden: Sizes of the hidden layers.
-        activation: ``relu``, ``tanh``, ``silu`` or ``gelu``.
+        activation: ``relu``, ``tanh``, ``silu``, ``gelu`` or ``gated``.
 
     Raises:
         ValueError: If a size is not positive or the activation is unknown.
@@ -83,3 +96,7 @@ class MLPDecoder(Decoder):
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         """See `Decoder.forward`."""
         return self.unflatten(self.layers(concatenate(z, condition)))
+
+    def start_at(self, params: Tensor) -> None:
+        """See `Decoder.start_at`; each pixel has a bias of its own."""
+        cast(nn.Linear, self.layers[-1]).bias.data.copy_(params.flatten())
