@@ -1,10 +1,12 @@
+import math
+
 import lightning.pytorch as pl
 import pytest
 import torch
 
 from vae_lightning import VAE
 from vae_lightning.data import Batch
-from vae_lightning.data.base import ShardSampler, split_indices
+from vae_lightning.data.base import Images, InMemory, Joined, ShardSampler, split_indices
 from vae_lightning.errors import UserError
 from vae_lightning.randomness import Noise
 
@@ -66,6 +68,79 @@ def test_batches_are_cut_at_once(blobs):
         images = data.datasets["train"].images
         assert batch.x.equal(images.x[batch.indices])
         assert batch.y.equal(images.y[batch.indices])
+
+
+@pytest.mark.parametrize("batch_size", [16, 7])
+def test_train_on_val_is_all_images_once_per_epoch(blobs, batch_size):
+    data, apart = loaded(blobs(train_on_val=True, batch_size=batch_size)), loaded(blobs())
+    parts = [apart.datasets[split].images for split in ("train", "val")]
+    x, y = (torch.cat(both) for both in zip(*parts, strict=True))
+    orders = []
+    for epoch in range(2):
+        loader = data.train_dataloader()
+        loader.sampler.set_epoch(epoch)
+        batches = list(loader)
+        index = torch.cat([batch.indices for batch in batches])
+        assert sorted(index.tolist()) == list(range(128))
+        assert torch.cat([batch.x for batch in batches]).equal(x[index])
+        assert torch.cat([batch.y for batch in batches]).equal(y[index])
+        for batch in batches:  # the bright square is where the label says
+            quarters = batch.x.float().unflatten(2, (2, 4)).unflatten(4, (2, 4)).mean((1, 3, 5))
+            assert quarters.flatten(1).argmax(1).equal(batch.y)
+        assert {len(batch.x) for batch in batches[:-1]} == {batch_size}
+        orders.append(index)
+    assert not orders[0].equal(orders[1])
+
+
+def test_train_on_val_leaves_validation_and_test_as_they_are(blobs):
+    data, apart = blobs(train_on_val=True), blobs()
+    for split in ("val", "test"):
+        loaders = []
+        for d in (data, apart):
+            loaded(d, {"val": "validate"}.get(split, split))
+            loaders.append(getattr(d, f"{split}_dataloader")())
+        for ours, other in zip(*loaders, strict=True):
+            assert all(a.equal(b) for a, b in zip(ours, other, strict=True))
+
+
+def test_joined_batches_of_either_part_or_both():
+    x = torch.arange(7, dtype=torch.uint8).view(7, 1, 1, 1)
+    for y in (None, 10 * torch.arange(7)):
+        images = Images(x, y)
+        parts = [InMemory(images.take(torch.arange(4))), InMemory(images.take(torch.arange(4, 7)))]
+        joined = Joined(*parts)
+        assert len(joined) == 7
+        for indices in ([1, 3], [6, 4], [5, 0, 4, 2]):
+            batch = joined.__getitems__(indices)
+            assert sorted(batch.indices.tolist()) == sorted(indices)
+            assert batch.x.flatten().tolist() == batch.indices.tolist()
+            assert batch.y is None if y is None else batch.y.equal(10 * batch.indices)
+        assert joined[5].x.item() == 5
+
+
+@pytest.mark.parametrize("train_on_val", [False, True])
+@pytest.mark.parametrize("pixels", ["grey", "threshold", "dynamic"])
+def test_mean_image_is_that_of_what_is_trained_on(blobs, pixels, train_on_val):
+    images = {"train": torch.randint(0, 256, (1203, 1, 8, 8), dtype=torch.uint8)}
+    images["val"] = torch.randint(0, 256, (302, 1, 8, 8), dtype=torch.uint8)
+    data = blobs(pixels=pixels, train_on_val=train_on_val)
+    data.load = lambda split: InMemory(Images(images[split], None))
+    mean = loaded(data).mean_image()
+    x = torch.cat(list(images.values())) if train_on_val else images["train"]
+    expected = (x > 127).double() if pixels == "threshold" else x.double() / 255
+    assert mean.dtype == torch.float32
+    torch.testing.assert_close(mean, expected.mean(0).float())
+
+
+def test_dynamic_images_have_the_mean_image_on_average(blobs):
+    """To 4.5 standard errors."""
+    data = loaded(blobs(pixels="dynamic"))
+    images = data.datasets["train"].images.x
+    epochs = [data.treat(images, torch.arange(64), 0, "train", epoch) for epoch in range(200)]
+    p = images.double() / 255
+    error = (p * (1 - p)).sum(0).sqrt() / 64 / math.sqrt(200)
+    difference = torch.stack(epochs).double().mean((0, 1)) - data.mean_image()
+    assert (difference.abs() < 4.5 * error).all()
 
 
 def test_loading_leaves_the_global_generator_alone(blobs):
@@ -140,6 +215,9 @@ class Watcher(pl.Callback):
         if not trainer.sanity_checking:
             self._see("val", trainer, pl_module, batch)
 
+    def on_test_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+        self._see("test", trainer, pl_module, batch)
+
     def images(self, stage, epoch):
         parts = self.seen[stage, epoch]
         x = torch.cat([x for _, x in parts])
@@ -155,10 +233,8 @@ class NoiseWatcher(VAE):
         return super().terms(x, condition, noise)
 
 
-def watched_fit(data, tmp_path, seed=0):
-    torch.manual_seed(seed)
-    watcher, model = Watcher(), NoiseWatcher(image_shape=(1, 8, 8))
-    trainer = pl.Trainer(
+def quiet_trainer(tmp_path, *callbacks):
+    return pl.Trainer(
         default_root_dir=tmp_path,
         accelerator="cpu",
         max_epochs=2,
@@ -167,9 +243,14 @@ def watched_fit(data, tmp_path, seed=0):
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        callbacks=[watcher],
+        callbacks=list(callbacks),
     )
-    trainer.fit(model, datamodule=data)
+
+
+def watched_fit(data, tmp_path, seed=0):
+    torch.manual_seed(seed)
+    watcher, model = Watcher(), NoiseWatcher(image_shape=(1, 8, 8))
+    quiet_trainer(tmp_path, watcher).fit(model, datamodule=data)
     return watcher, model.epsilons
 
 
@@ -177,6 +258,28 @@ def test_binarisation_in_a_training(blobs, tmp_path):
     watcher, _ = watched_fit(blobs(pixels="dynamic"), tmp_path)
     assert not watcher.images("train", 0).equal(watcher.images("train", 1))
     assert watcher.images("val", 0).equal(watcher.images("val", 1))
+
+
+def test_binarisation_in_another_training(blobs, tmp_path):
+    """Evaluation is on the same images whatever the seed, so that runs can be compared."""
+    runs = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        watcher, model = Watcher(), VAE(image_shape=(1, 8, 8))
+        trainer, data = quiet_trainer(tmp_path, watcher), blobs(pixels="dynamic")
+        trainer.fit(model, datamodule=data)
+        trainer.test(model, datamodule=data, verbose=False)
+        runs.append(watcher)
+    first, again, other = runs
+    for stage, epoch in (("val", 0), ("val", 1), ("test", 2)):
+        x = first.images(stage, epoch)
+        assert set(x.unique().tolist()) == {0.0, 1.0}
+        assert again.images(stage, epoch).equal(x)
+        assert other.images(stage, epoch).equal(x)
+    for epoch in range(2):
+        x = first.images("train", epoch)
+        assert again.images("train", epoch).equal(x)
+        assert not other.images("train", epoch).equal(x)
 
 
 def test_noise_in_a_training(blobs, tmp_path):

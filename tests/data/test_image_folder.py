@@ -63,6 +63,17 @@ def test_read_as_needed_when_memory_is_short(classes):
         assert not hasattr(read.datasets[split], "images")
 
 
+@pytest.mark.parametrize("memory_limit", [0, 1])
+def test_train_on_val(classes, memory_limit):
+    """Also in batches without any image of the validation split."""
+    data = load(classes, memory_limit=memory_limit, train_on_val=True, batch_size=2)
+    batches = list(data.train_dataloader())
+    assert sorted(torch.cat([batch.indices for batch in batches]).tolist()) == list(range(18))
+    for batch in batches:
+        assert (batch.x[:, 0].float().mean((1, 2)) > 100).equal(batch.y == 1)
+    assert data.mean_image().shape == (3, 8, 8)
+
+
 def test_worker_processes(classes):
     data = load(classes, memory_limit=0, num_workers=1, batch_size=4)
     seen = torch.cat([batch.indices for batch in data.train_dataloader()])

@@ -57,6 +57,37 @@ class InMemory(Dataset[Batch]):
         return self.__getitems__([index])
 
 
+class Joined(Dataset[Batch]):
+    """Two data sets of whole batches, one after the other; the second one's indices follow on.
+
+    Args:
+        first: Its images come first.
+        second: These follow.
+    """
+
+    def __init__(self, first: Dataset[Batch], second: Dataset[Batch]) -> None:
+        self.parts: tuple[Any, Any] = (first, second)
+
+    def __len__(self) -> int:
+        return len(self.parts[0]) + len(self.parts[1])
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        index = torch.as_tensor(indices)
+        start = len(self.parts[0])
+        own = index[index < start], index[index >= start]
+        batches = [
+            part.__getitems__(chosen - offset)
+            for part, chosen, offset in zip(self.parts, own, (0, start), strict=True)
+            if len(chosen)
+        ]
+        labels = [batch.y for batch in batches if batch.y is not None]
+        x = torch.cat([batch.x for batch in batches])
+        return Batch(x, torch.cat(labels) if labels else None, torch.cat(own))
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.__getitems__([index])
+
+
 def _as_is(batch: Any) -> Any:
     """The collate function of data sets that return whole batches."""
     return batch
@@ -107,6 +138,9 @@ class ImageData(pl.LightningDataModule, ABC):
             training and once and for all in validation and test.
         split_seed: Of the split between training and validation, and of what ``dynamic`` draws
             in validation and test. Does not follow ``seed_everything``: runs stay comparable.
+        train_on_val: Train on the validation images too, as papers do that fix the length of the
+            training beforehand. Validation then measures no generalisation: keep the last weights
+            (``checkpoint.monitor: null``), not those that are best on it.
         predict_split: What ``vae predict`` runs on.
         num_workers: Processes that load images; 0 is fastest for images held in memory.
 
@@ -121,6 +155,7 @@ class ImageData(pl.LightningDataModule, ABC):
         batch_size: int = 128,
         pixels: Pixels = "grey",
         split_seed: int = 0,
+        train_on_val: bool = False,
         predict_split: Split = "test",
         num_workers: int = 0,
     ) -> None:
@@ -133,6 +168,7 @@ class ImageData(pl.LightningDataModule, ABC):
         self.batch_size = batch_size
         self.pixels = pixels
         self.split_seed = split_seed
+        self.train_on_val = train_on_val
         self.predict_split = predict_split
         self.num_workers = num_workers
         self.order_seed = torch.initial_seed()
@@ -151,6 +187,11 @@ class ImageData(pl.LightningDataModule, ABC):
     def num_classes(self) -> int:
         """Number of classes, 0 without labels."""
 
+    @property
+    def is_binary(self) -> bool:
+        """Whether pixels are 0 or 1."""
+        return self.pixels != "grey"
+
     @abstractmethod
     def load(self, split: Split) -> Dataset[Batch]:
         """The images of a split; its ``__getitems__`` returns a `Batch` of uint8 images."""
@@ -168,12 +209,25 @@ class ImageData(pl.LightningDataModule, ABC):
         for split in needed[stage]:
             if split not in self.datasets:
                 dataset = self.load(split)
+                if split == "train" and self.train_on_val:
+                    dataset = Joined(dataset, self.load("val"))
                 if not len(dataset):  # type: ignore[arg-type]
                     raise UserError(f"the {split} split of {type(self).__name__} has no images")
                 self.datasets[split] = dataset
         if self.trainer is not None:
             # Processes that were seeded differently would shuffle differently.
             self.order_seed = self.trainer.strategy.broadcast(self.order_seed)
+
+    def mean_image(self) -> Tensor:
+        """Mean of the training images, after what ``pixels`` says, (C, H, W)."""
+        dataset = self.datasets["train"]
+        total, n = torch.zeros(self.image_shape, dtype=torch.float64), len(dataset)  # type: ignore[arg-type]
+        for start in range(0, n, 1000):
+            batch: Batch = dataset.__getitems__(range(start, min(start + 1000, n)))  # type: ignore[attr-defined]
+            # A grey value is the mean of its own binarisation.
+            x = batch.x > 127 if self.pixels == "threshold" else batch.x / 255
+            total += x.double().sum(0)
+        return (total / n).float()
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Batches of the training split, shuffled."""

@@ -1,8 +1,6 @@
 """The bundled digits: drawn, not downloaded, with known generative factors."""
 
-import contextlib
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from vae_lightning import randomness
 from vae_lightning.data import strokes
 from vae_lightning.data.base import ImageData, Images, InMemory, Split, split_indices
 from vae_lightning.data.batch import Batch
+from vae_lightning.data.cache import cached
 from vae_lightning.nets import ImageShape
 
 
@@ -39,6 +38,7 @@ class Digits(ImageData):
     num_classes: int = 10
     class_names: Sequence[str] = tuple("0123456789")
     factor_names: Sequence[str] = strokes.FACTORS
+    categorical: Sequence[bool] = tuple(name == "digit" for name in strokes.FACTORS)
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Digits(ImageData):
         self.sizes = {"train": train_size, "test": test_size}
         self.val_size = val_size
         self.seed = seed
-        self._uncached: dict[str, tuple[Tensor, Tensor]] = {}
+        self._drawn: dict[str, tuple[Tensor, Tensor]] = {}
         self.factors: dict[Split, Tensor] = {}
         """Factor values of the images of each loaded split, float32, (N, 7), see FACTORS."""
 
@@ -76,46 +76,38 @@ class Digits(ImageData):
         self.factors[split] = factors
         return InMemory(Images(x, factors[:, 0].long()))
 
+    def with_fixed_factor(self, factor: Tensor, n: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Draw new images, in groups that share the value of one factor.
+
+        Args:
+            factor: Index in ``factor_names`` of the factor that each group shares, (V,).
+            n: Images in a group.
+            seed: Of the factors; the images are none of those trained or tested on.
+
+        Returns:
+            Images, uint8, (V n, 1, 28, 28), group by group, and their digits, int64, (V n,).
+        """
+        drawn = strokes.draw_factors(len(factor) * n, randomness.derive_seed(seed, "fixed factor"))
+        groups = drawn.factors.unflatten(0, (len(factor), n))
+        rows = torch.arange(len(factor))
+        groups[rows, :, factor] = groups[rows, :1, factor]
+        return strokes.render(drawn), drawn.factors[:, 0].long()
+
     def _draw(self, source: str) -> tuple[Tensor, Tensor]:
-        """Images and factors of a source, from the cache if they are there."""
-        if source in self._uncached:
-            return self._uncached[source]
+        """Images and factors of a source."""
+        if source in self._drawn:
+            return self._drawn[source]
         size = self.sizes[source]
-        path = _cache_folder() / f"digits-{source}-{size}-{self.seed}-{_drawing_version()}.pt"
-        if path.is_file():
-            try:
-                kept = torch.load(path, weights_only=True)
-                return kept["images"], kept["factors"]
-            except Exception:  # a damaged cache is no reason to stop: draw again
-                path.unlink(missing_ok=True)
+        name = f"digits-{source}-{size}-{self.seed}-{_drawing_version()}.pt"
+        drawn = cached(name, lambda: self._make(source, size))
+        self._drawn[source] = drawn["images"], drawn["factors"]
+        return self._drawn[source]
+
+    def _make(self, source: str, size: int) -> dict[str, Tensor]:
         drawn = strokes.draw_factors(size, randomness.derive_seed(self.seed, source))
-        images = strokes.render(drawn)
-        if not _keep({"images": images, "factors": drawn.factors}, path):
-            self._uncached[source] = images, drawn.factors
-        return images, drawn.factors
-
-
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vae_lightning"
+        return {"images": strokes.render(drawn), "factors": drawn.factors}
 
 
 def _drawing_version() -> str:
     """Changes with the code that draws, so that no old drawing is taken for a new one."""
     return hashlib.blake2b(Path(strokes.__file__).read_bytes(), digest_size=6).hexdigest()
-
-
-def _keep(tensors: dict[str, Tensor], path: Path) -> bool:
-    """Write a cache file as a whole or, where that fails, not at all; say whether it was written.
-
-    A process that reads at the same time sees the whole file or none.
-    """
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(tensors, partial)
-        partial.replace(path)
-    except (OSError, RuntimeError):  # torch reports a full disk as the latter
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        return False
-    return True

@@ -1,0 +1,140 @@
+"""MNIST binarised once and for all.
+
+References:
+    Salakhutdinov and Murray (2008), On the quantitative analysis of deep belief networks (which
+    binarised the images), https://doi.org/10.1145/1390156.1390266
+    Larochelle and Murray (2011), The neural autoregressive distribution estimator (whose files
+    these are), https://proceedings.mlr.press/v15/larochelle11a.html
+"""
+
+import gzip
+import hashlib
+import http.client
+import os
+import urllib.request
+import zlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from vae_lightning.data.base import ImageData, Images, InMemory, Split
+from vae_lightning.data.batch import Batch
+from vae_lightning.data.cache import cached
+from vae_lightning.errors import UserError
+from vae_lightning.nets import ImageShape
+
+SOURCE = "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/"
+
+_PIXELS = 28 * 28
+
+
+class _File(NamedTuple):
+    name: str
+    images: int
+    sha256: str
+
+
+FILES: dict[Split, _File] = {
+    "train": _File(
+        "binarized_mnist_train.amat",
+        50_000,
+        "ad693b29f94c14277b095f5238ddefbbdaaae0939789dd2f4f0205278cee3e4d",
+    ),
+    "val": _File(
+        "binarized_mnist_valid.amat",
+        10_000,
+        "1de3d397c40fe8eeb33dafd4099a1f665ec01e96d9be234aaeeac8a34930e2e2",
+    ),
+    "test": _File(
+        "binarized_mnist_test.amat",
+        10_000,
+        "e6687bfea3f820c174f33b7865140b2a2dd2930ef786f35d45795fc193b5ab2c",
+    ),
+}
+"""The files of their author, with the SHA-256 of their content."""
+
+
+class StaticMNIST(ImageData):
+    """Statically binarised MNIST: 50,000 / 10,000 / 10,000 images in {0, 1}, without labels.
+
+    The data set of most published likelihoods. Its split, its order of images and its coin flips
+    are those of the files ``<root>/binarized_mnist/binarized_mnist_{train,valid,test}.amat``,
+    gzip'd or not, which are downloaded from their author's site where they are missing. They are
+    read once: afterwards the images are taken from the user's cache folder
+    (``$XDG_CACHE_HOME/vae_lightning``), a bit each.
+
+    Args:
+        root: Folder of data sets; by default what the environment variable ``VAE_DATA_ROOT`` says,
+            else ``data``.
+        **kwargs: See `ImageData`; ``pixels`` changes nothing here, the files are binary.
+    """
+
+    image_shape: ImageShape = (1, 28, 28)
+    num_classes: int = 0
+    is_binary = True
+
+    def __init__(self, root: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.root = Path(root or os.environ.get("VAE_DATA_ROOT") or "data")
+        self._packed: dict[str, Tensor] = {}
+
+    def prepare_data(self) -> None:
+        """Pack the images into the cache, in one process."""
+        self._pack()
+
+    def load(self, split: Split) -> Dataset[Batch]:
+        """See `ImageData.load`.
+
+        Raises:
+            UserError: If a file is missing, cannot be downloaded, or is not what its author made.
+        """
+        bits = np.unpackbits(self._pack()[split].numpy(), axis=1)
+        return InMemory(Images(torch.from_numpy(bits * 255).view(-1, *self.image_shape), None))
+
+    def _pack(self) -> dict[str, Tensor]:
+        """Images of each split, eight pixels to a byte, (N, 98)."""
+        if not self._packed:
+            name = f"binarized_mnist-{FILES['train'].sha256[:12]}.pt"
+            self._packed = cached(name, lambda: {s: self._read(f) for s, f in FILES.items()})
+        return self._packed
+
+    def _read(self, file: _File) -> Tensor:
+        source, text = self._find(file.name)
+        digest = hashlib.sha256(text).hexdigest()
+        if digest != file.sha256:
+            raise UserError(
+                f"{source} is not the file of its author "
+                f"(SHA-256 {digest[:12]}..., expected {file.sha256[:12]}...): get it again from "
+                f"{SOURCE}"
+            )
+        # A digit and a space or end of line, for each pixel.
+        pixels = np.frombuffer(text, np.uint8)[::2].reshape(file.images, _PIXELS) - ord("0")
+        return torch.from_numpy(np.packbits(pixels, axis=1))
+
+    def _find(self, name: str) -> tuple[str, bytes]:
+        """Where a file was found, and what is in it."""
+        path = self.root / "binarized_mnist" / name
+        try:
+            if path.is_file():
+                return str(path), path.read_bytes()
+            if path.with_name(f"{name}.gz").is_file():
+                path = path.with_name(f"{name}.gz")
+                return str(path), gzip.decompress(path.read_bytes())
+        except (OSError, EOFError, zlib.error) as error:
+            raise UserError(
+                f"{path} is damaged or cannot be read ({error}): get it again"
+            ) from error
+        print(f"Downloading {SOURCE}{name}", flush=True)
+        try:
+            with urllib.request.urlopen(f"{SOURCE}{name}", timeout=60) as response:
+                return f"{SOURCE}{name}", response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise UserError(
+                f"{path} is missing, gzip'd or not, and could not be downloaded from {SOURCE} "
+                f"({error}): put it there, or point --data.root or VAE_DATA_ROOT to where "
+                "binarized_mnist is"
+            ) from error
