@@ -2,6 +2,8 @@
 
 import csv
 import json
+import math
+import shlex
 import signal
 import subprocess
 import sys
@@ -110,13 +112,21 @@ def test_config_of_a_run_repeats_it(run, folder, capsys):
         assert value.equal(second[name]), name
 
 
+# The bundled digits would be drawn by the thousand to measure disentanglement.
+QUICK = ["--trainer.enable_progress_bar=false", "--metrics.disentanglement=null"]
+
+
+def metrics_of(path, stage="test"):
+    return json.loads((path / stage / "metrics.json").read_text())["metrics"]
+
+
 def test_test_takes_model_and_data_from_the_checkpoint(run, capsys):
     ckpt = run.path / "checkpoints" / "best.ckpt"
-    main(["test", "--ckpt_path", str(ckpt), "--trainer.enable_progress_bar=false"])
-    metrics = json.loads((run.path / "test" / "metrics.json").read_text())
-    assert set(metrics) == {f"test/{n}" for n in ("loss", "reconstruction", "kl", "negative_elbo")}
+    main(["test", "--ckpt_path", str(ckpt), *QUICK])
+    metrics = metrics_of(run.path)
     printed = capsys.readouterr().out
-    assert f"{metrics['test/negative_elbo']:.4f}" in printed
+    assert f"{metrics['negative_elbo']:.4f}" in printed
+    assert "cross-entropy + kl" in printed
     assert "not a log-likelihood" in printed
     # An independent evaluation of the same weights.
     model = vae_lightning.load(ckpt)
@@ -133,20 +143,20 @@ def test_test_takes_model_and_data_from_the_checkpoint(run, capsys):
             p = model.decoder(mu + (log_var / 2).exp() * noise).sigmoid().double()
             costs.append(-(x * p.log() + (1 - x) * (1 - p).log()).sum((1, 2, 3)).mean())
     costs = torch.stack(costs)
-    assert metrics["test/kl"] == pytest.approx(kl.item(), rel=1e-4)
-    assert abs(metrics["test/reconstruction"] - costs.mean().item()) < 5 * costs.std().item()
+    assert metrics["kl"] == pytest.approx(kl.item(), rel=1e-4)
+    assert abs(metrics["reconstruction"] - costs.mean().item()) < 5 * costs.std().item()
     assert not (run.path.parent / "version_1").exists()
 
 
 def test_the_command_line_wins_over_the_checkpoint(run, capsys):
     ckpt = run.path / "checkpoints" / "best.ckpt"
-    args = ["--trainer.enable_progress_bar=false", "--trainer.logger=false"]
+    args = [*QUICK, "--trainer.logger=false"]
     main(["test", "--ckpt_path", str(ckpt), *args, "--data.pixels=threshold"])
     assert "not a log-likelihood" not in capsys.readouterr().out
-    first = json.loads((run.path / "test" / "metrics.json").read_text())
+    first = metrics_of(run.path)
     main(["test", "--ckpt_path", str(ckpt), *args, "--model.likelihood", "Gaussian"])
-    second = json.loads((run.path / "test" / "metrics.json").read_text())
-    assert first["test/reconstruction"] != second["test/reconstruction"]
+    second = metrics_of(run.path)
+    assert first["reconstruction"] != second["reconstruction"]
 
 
 @pytest.mark.parametrize(
@@ -200,7 +210,7 @@ def test_weights_alone_cannot_be_resumed(folder, capsys):
     last = "runs/vae/version_0/checkpoints/last.ckpt"
     code, message = failure(["fit", "--ckpt_path", last, "--trainer.max_epochs=2"], capsys)
     assert (code, "holds weights only" in message) == (1, True)
-    main(["test", "--ckpt_path", last, "--trainer.enable_progress_bar=false"])
+    main(["test", "--ckpt_path", last, *QUICK])
 
 
 def test_repeating_a_run_leaves_its_tracker_files_alone(folder):
@@ -248,13 +258,41 @@ def test_interrupt(folder):
     assert errors.strip().splitlines()[-1].endswith(line)
 
 
+def test_report_says_how_it_was_made(run):
+    ckpt = str(run.path / "checkpoints" / "best.ckpt")
+    args = ["test", "--ckpt_path", ckpt, "--metrics.log_likelihood.samples=3", *QUICK]
+    main([*args, "--data.pixels=threshold", "--evaluation_seed=5"])
+    report = json.loads((run.path / "test" / "metrics.json").read_text())
+    assert report["command"] == shlex.join(
+        ["vae", *args, "--data.pixels=threshold", "--evaluation_seed=5"]
+    )
+    assert report["checkpoint"] == ckpt
+    assert (report["images"], report["importance_samples"], report["evaluation_seed"]) == (40, 3, 5)
+    assert report["versions"]["torch"] == torch.__version__
+    assert report["is_normalised"]
+    nats = report["metrics"]["negative_log_likelihood"]
+    assert report["bits_per_dimension"]["negative_log_likelihood"] == pytest.approx(
+        nats / 784 / math.log(2)
+    )
+    assert report["standard_errors"]["negative_log_likelihood"] > 0
+    main([*args, "--data.pixels=threshold", "--evaluation_seed=6"])
+    other = json.loads((run.path / "test" / "metrics.json").read_text())["metrics"]
+    assert other["kl"] == report["metrics"]["kl"]
+    assert other["reconstruction"] != report["metrics"]["reconstruction"]
+    main([*args, "--metrics.latents=null"])  # grey pixels under a Bernoulli
+    grey = json.loads((run.path / "test" / "metrics.json").read_text())
+    assert "importance_weighted_cross_entropy" in grey["metrics"]
+    assert not {"negative_log_likelihood", "active_units"} & set(grey["metrics"])
+    assert grey["bits_per_dimension"] == {}
+
+
 def test_validate(run):
     ckpt = run.path / "checkpoints" / "best.ckpt"
-    main(["validate", "--ckpt_path", str(ckpt), "--trainer.enable_progress_bar=false"])
-    metrics = json.loads((run.path / "val" / "metrics.json").read_text())
+    main(["validate", "--ckpt_path", str(ckpt), *QUICK])
+    metrics = metrics_of(run.path, "val")
     with (run.path / "metrics.csv").open() as file:
         logged = float(list(csv.DictReader(file))[-1]["val/loss"])
-    assert metrics["val/loss"] == pytest.approx(logged, rel=1e-5)
+    assert metrics["loss"] == pytest.approx(logged, rel=1e-5)
 
 
 def test_predict(run, capsys):
@@ -360,8 +398,8 @@ def test_python_trained_checkpoints_work_too(folder, blobs):
     )
     trainer.fit(vae_lightning.VAE(latent_dim=3), datamodule=data)
     trainer.save_checkpoint("mine.ckpt")
-    main(["test", "--ckpt_path", "mine.ckpt", "--trainer.enable_progress_bar=false"])
-    assert json.loads((folder / "test" / "metrics.json").read_text())["test/kl"] > 0
+    main(["test", "--ckpt_path", "mine.ckpt", *QUICK])
+    assert metrics_of(folder)["kl"] > 0
 
 
 @pytest.mark.parametrize(
@@ -382,7 +420,7 @@ def test_python_trained_checkpoints_work_too(folder, blobs):
         (["fit", "--data.pixels=rgb"], 2, ["data.pixels: expected", "'grey'", "got 'rgb'"]),
         (["fit", "--model=BetaVAE", "--model.schedule=LinearWarmup"], 2, ["needs steps"]),
         (["fit", "--config", "beta"], 1, ["no configuration file 'beta'", "'beta_vae'"]),
-        (["fit", "--config", "zzz"], 1, ["shipped are beta_vae, cvae"]),
+        (["fit", "--config", "zzz"], 1, ["shipped are beta_digits, beta_vae"]),
         (["fit", "--data.batch_size=0"], 1, ["data.batch_size must be at least 1, got 0"]),
         (["fit", "--model.latent_dim=0"], 1, ["latent_dim must be positive, got 0"]),
         (["fit", "--model.likelihood=Gaussian", "--model.likelihood.sigma=-1"], 1, ["sigma must"]),

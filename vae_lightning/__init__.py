@@ -13,10 +13,12 @@ _HOME = {
     "VAE": "vae_lightning.models.vae",
     "BetaVAE": "vae_lightning.models.beta_vae",
     "CVAE": "vae_lightning.models.cvae",
+    "IWAE": "vae_lightning.models.iwae",
     "VQVAE": "vae_lightning.models.vq_vae",
     "MNIST": "vae_lightning.data.mnist",
     "FashionMNIST": "vae_lightning.data.mnist",
     "KMNIST": "vae_lightning.data.mnist",
+    "StaticMNIST": "vae_lightning.data.static_mnist",
     "Digits": "vae_lightning.data.digits",
     "ImageFolder": "vae_lightning.data.image_folder",
     "load": "vae_lightning.checkpoint",
@@ -31,8 +33,10 @@ if TYPE_CHECKING:
     from vae_lightning.data.mnist import KMNIST as KMNIST
     from vae_lightning.data.mnist import MNIST as MNIST
     from vae_lightning.data.mnist import FashionMNIST as FashionMNIST
+    from vae_lightning.data.static_mnist import StaticMNIST as StaticMNIST
     from vae_lightning.models.beta_vae import BetaVAE as BetaVAE
     from vae_lightning.models.cvae import CVAE as CVAE
+    from vae_lightning.models.iwae import IWAE as IWAE
     from vae_lightning.models.vae import VAE as VAE
     from vae_lightning.models.vq_vae import VQVAE as VQVAE
 

@@ -4,12 +4,15 @@ import json
 import logging
 import math
 import os
+import platform
 import re
+import shlex
 import sys
 import time
 import warnings
 from collections.abc import Sequence
 from datetime import timedelta
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,10 +26,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgre
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
-from vae_lightning import callbacks, checkpoint, usage
+from vae_lightning import __version__, callbacks, checkpoint, usage
 from vae_lightning.data import ImageData
 from vae_lightning.errors import UserError
+from vae_lightning.functional import bits_per_dimension
 from vae_lightning.layers import LINKED, run_folder, with_layers
+from vae_lightning.metrics import MEASURES, Result
 from vae_lightning.models import BaseVAE
 
 TRACEBACK = "VAE_TRACEBACK"
@@ -40,7 +45,7 @@ def run(args: Sequence[str]) -> None:
         SystemExit: With code 2 for wrong options, 1 for an error that is the user's to mend.
     """
     try:
-        _Command(with_layers(list(args)))
+        _Command(with_layers(list(args)), shlex.join(["vae", *args]))
     except _WrongOptions as error:
         _fail(str(error), 2)
     except (UserError, ValueError, OSError, MisconfigurationException) as error:
@@ -117,14 +122,16 @@ class _Command(LightningCLI):
 
     Args:
         args: The command and its options, all layers.
+        given: The command line as it was typed, for the record.
     """
 
     subcommand: str
     model: BaseVAE
     datamodule: ImageData
 
-    def __init__(self, args: list[str]) -> None:
+    def __init__(self, args: list[str], given: str = "") -> None:
         _quieten()
+        self.given = given
         self.optimizer_changes: dict[str, Any] = {}
         self.reserved: list[Path] = []
         try:
@@ -171,6 +178,20 @@ class _Command(LightningCLI):
                 default={"class_path": f"{cls.__module__}.{cls.__qualname__}"},
                 help=f"{(cls.__doc__ or '').splitlines()[0]} null: none.",
             )
+
+        for name, measure in MEASURES.items():
+            parser.add_argument(
+                f"--metrics.{name}",
+                type=measure | None,
+                default={"class_path": f"{measure.__module__}.{measure.__qualname__}"},
+                help=f"Of test and validate: {(measure.__doc__ or '').splitlines()[0]} null: none.",
+            )
+        parser.add_argument(
+            "--evaluation_seed",
+            type=int,
+            default=0,
+            help="Of the noise in test and validate, so that it can be told from the result.",
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; unlike the original without a warning that ``sys.argv`` is not used."""
@@ -291,6 +312,8 @@ class _Command(LightningCLI):
             wanted += [figure for figure in vars(config.figures).values() if figure]
             if config.trainer.enable_checkpointing is not False:
                 wanted.append(config.checkpoint)
+        elif self.subcommand in ("test", "validate"):
+            wanted += [measure for measure in vars(config.metrics).values() if measure]
         elif self.subcommand == "predict":
             wanted.append(callbacks.PredictionWriter(self.folder / "predictions"))
         return super().instantiate_trainer(logger=loggers or False, callbacks=wanted, **kwargs)
@@ -323,8 +346,7 @@ class _Command(LightningCLI):
         took = timedelta(seconds=round(time.monotonic() - self.started))
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
         print(f"\nTrained to epoch {self.trainer.current_epoch} in {took}.")
-        _print_metrics(self.trainer.callback_metrics, "val/")
-        self._print_note()
+        self._print_results()
         print(f"Run folder:  {_short(self.folder)}")
         if best:
             print(f"Next:        vae test --ckpt_path {_short(best)}")
@@ -342,23 +364,55 @@ class _Command(LightningCLI):
         if self.trainer.is_global_zero:
             print(f"\nPredictions: {_short(self.folder / 'predictions')}")
 
+    def before_validate(self) -> None:
+        """Set the seed of the noise."""
+        self.model.evaluation_seed = self.config_init[self.subcommand].evaluation_seed
+
+    before_test = before_validate
+
     def _report(self, stage: str) -> None:
         if not self.trainer.is_global_zero:
             return
-        values = {name: value.item() for name, value in self.trainer.callback_metrics.items()}
-        # A diverged model's NaN is not JSON.
-        metrics = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        results = {name.removeprefix(f"{stage}/"): r for name, r in self.model.results.items()}
+        images = results["loss"].images
+        data = type(self.datamodule).__name__
+        report = {
+            "command": self.given,
+            "checkpoint": str(self.config_init[self.subcommand].ckpt_path),
+            "model": type(self.model).__name__,
+            "likelihood": type(self.model.likelihood).__name__,
+            "is_normalised": self.model.is_normalised,
+            "data": data,
+            "split": stage,
+            "images": images,
+            "evaluation_seed": self.model.evaluation_seed,
+            "importance_samples": getattr(results.get("importance_samples"), "value", None),
+            "versions": {
+                "vae_lightning": __version__,
+                "torch": torch.__version__,
+                "lightning": version("lightning"),
+                "python": platform.python_version(),
+            },
+            "metrics": {name: result.value for name, result in results.items()},
+            "standard_errors": {n: r.error for n, r in results.items() if r.error is not None},
+            "bits_per_dimension": {
+                n: bits_per_dimension(r.value, self.model.image_shape)
+                for n, r in results.items()
+                if r.normalised
+            },
+            "units": {name: result.unit for name, result in results.items()},
+        }
         path = self.folder / stage / "metrics.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(metrics, indent=2) + "\n")
-        names = type(self.model).__name__, type(self.datamodule).__name__
-        print(f"\n{names[0]} on the {stage} images of {names[1]}:")
-        _print_metrics(self.trainer.callback_metrics, f"{stage}/")
-        self._print_note()
+        path.write_text(json.dumps(_without_nan(report), indent=2) + "\n")
+        print(f"\n{report['model']} on {images:,} {stage} images of {data}:")
+        self._print_results()
         print(f"Metrics:     {_short(path)}")
 
-    def _print_note(self) -> None:
-        if self.model.likelihood.binary and getattr(self.datamodule, "pixels", "grey") == "grey":
+    def _print_results(self) -> None:
+        for name, result in self.model.results.items():
+            print(_line(name.partition("/")[2], result, self.model))
+        if not self.model.is_normalised:
             print(
                 "Note:        pixels between 0 and 1 under a Bernoulli: a cross-entropy, not a "
                 "log-likelihood.\n             Compare it only with runs of the same kind; "
@@ -413,14 +467,43 @@ class _EpochLines(pl.Callback):
             print(f"epoch {trainer.current_epoch}: {', '.join(values)}", flush=True)
 
 
-_NO_NATS = ("perplexity", "codes_used", "codebook", "commitment")
+_CROSS_ENTROPY = {
+    "reconstruction": "cross-entropy",
+    "negative_elbo": "cross-entropy + kl",
+    "importance_weighted_cross_entropy": "importance-weighted",
+}
+"""What the terms of a bound are called where the likelihood is none."""
 
 
-def _print_metrics(metrics: dict[str, torch.Tensor], prefix: str) -> None:
-    for name, value in metrics.items():
-        if name.startswith(prefix):
-            unit = "" if name.endswith(_NO_NATS) else " nats per image"
-            print(f"  {name:<22} {value.item():10.4f}{unit}")
+def _line(name: str, result: Result, model: BaseVAE) -> str:
+    """A result as a person reads it."""
+    if not model.is_normalised:
+        name = _CROSS_ENTROPY.get(name, name)
+    if isinstance(result.value, dict):
+        best = {name: max(range(len(r2)), key=r2.__getitem__) for name, r2 in result.value.items()}
+        found = (f"{key} z{i} {result.value[key][i]:.2f}" for key, i in best.items())
+        return f"  {name:<24} {', '.join(found)}"
+    if isinstance(result.value, list):
+        if name == "kl_per_dimension":
+            largest = sorted(enumerate(result.value), key=lambda item: -item[1])[:5]
+            shown = ", ".join(f"z{i} {kl:.2f}" for i, kl in largest)
+            return f"  {name:<24} {shown}, ... {result.unit}"
+        return f"  {name:<24} {', '.join(map(str, result.value)) or 'none'}"
+    value = f"{result.value:10d}     " if isinstance(result.value, int) else f"{result.value:15.4f}"
+    error = f" \N{PLUS-MINUS SIGN} {result.error:<8.4f}" if result.error is not None else " " * 11
+    line = f"  {name:<24}{value}{error} {result.unit}"
+    if result.normalised:
+        line += f", {bits_per_dimension(result.value, model.image_shape):.4f} bits per dimension"
+    return line.rstrip()
+
+
+def _without_nan(value: Any) -> Any:
+    """NaN and infinities, as diverged models have, are not JSON: None in their place."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _short(path: str | Path) -> str:

@@ -4,6 +4,8 @@ Terms are in nats and per image: whatever is summed is summed over pixels or lat
 never over the batch.
 """
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -33,6 +35,16 @@ def standard_normal_kl(mu: Tensor, log_var: Tensor) -> Tensor:
     return 0.5 * (mu.square() + log_var.expm1() - log_var)
 
 
+def standard_normal_log_prob(z: Tensor) -> Tensor:
+    """Log density of N(0, I), summed over the last dimension: (..., L) -> (...), nats."""
+    return -0.5 * (z.square().sum(-1) + z.shape[-1] * math.log(2 * math.pi))
+
+
+def log_mean_exp(x: Tensor, dim: int) -> Tensor:
+    """Log of the mean of exponentials along ``dim``, which disappears; safe for large values."""
+    return x.logsumexp(dim) - math.log(x.shape[dim])
+
+
 class DiagonalGaussian(NamedTuple):
     """The approximate posterior q(z|x) = N(mu, diag(exp(log_var))).
 
@@ -44,13 +56,30 @@ class DiagonalGaussian(NamedTuple):
     mu: Tensor
     log_var: Tensor
 
-    def sample(self, noise: Noise) -> Tensor:
-        """Z = mu + sigma * epsilon, (B, L): a draw through which gradients flow.
+    def sample(self, noise: Noise, n: int = 1, first: int = 0) -> Tensor:
+        """Draws z = mu + sigma * epsilon, (B, n, L), through which gradients flow.
+
+        Args:
+            noise: Where epsilon comes from.
+            n: Draws per image.
+            first: Number of the first draw. Draws ``first`` to ``first + n`` are the same whether
+                they are asked for at once or in parts, from equal ``noise``.
 
         References:
             Kingma and Welling (2014), section 2.4, https://arxiv.org/abs/1312.6114
         """
-        return self.mu + (0.5 * self.log_var).exp() * noise.normal(self.mu.shape[1])
+        size = self.mu.shape[1]
+        epsilon = noise.normal(n * size, first * size).view(-1, n, size)
+        return torch.addcmul(self.mu[:, None], (0.5 * self.log_var).exp()[:, None], epsilon)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log q(z|x) of draws (B, n, L) in nats, (B, n)."""
+        epsilon = (z - self.mu[:, None]) * (-0.5 * self.log_var).exp()[:, None]
+        return standard_normal_log_prob(epsilon) - 0.5 * self.log_var.sum(1, keepdim=True)
+
+    def log_ratio(self, z: Tensor) -> Tensor:
+        """Log p(z) - log q(z|x) under the prior N(0, I), of draws (B, n, L): (B, n), nats."""
+        return standard_normal_log_prob(z) - self.log_prob(z)
 
     def kl(self) -> Tensor:
         """KL(q(z|x) || N(0, I)) of each dimension in nats, (B, L)."""
@@ -68,3 +97,12 @@ def perplexity(counts: Tensor) -> Tensor:
     """
     p = counts.double() / counts.sum().clamp(min=1)
     return torch.where(counts.sum() > 0, torch.special.entr(p).sum().exp(), 0.0)
+
+
+def bits_per_dimension(nats: float, image_shape: Sequence[int]) -> float:
+    """Nats per image in bits per pixel and channel.
+
+    Of a density, which counts pixels in [0, 1], add 8 to compare it with one of pixels in 0..255;
+    of probabilities, such as those of `DiscretizedLogistic`, add nothing.
+    """
+    return nats / math.log(2) / math.prod(image_shape)

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from vae_lightning import randomness
+from vae_lightning.distributed import gather_rows, several_processes
 
 
 class Quantized(NamedTuple):
@@ -131,11 +132,11 @@ class VectorQuantizer(nn.Module):
     def _start(self, vectors: Tensor) -> None:
         if self.start == "uniform" or self.step > 0:
             return
-        vectors = _all_processes(vectors.flatten(0, -2))
+        vectors = gather_rows(vectors.flatten(0, -2))
         codes = self._choose(vectors, self.codes)
         if self.start == "kmeans":
             codes = kmeans(vectors, codes)
-        if dist.is_initialized() and dist.get_world_size() > 1:
+        if several_processes():
             dist.broadcast(codes, src=0)  # sums on a GPU differ in the last digits
         self.codebook.copy_(codes)
         self.sums.copy_(codes)
@@ -144,7 +145,7 @@ class VectorQuantizer(nn.Module):
     def _learn(self, vectors: Tensor, indices: Tensor) -> None:
         flat = vectors.flatten(0, -2)
         counts, sums = _assigned(flat, indices.flatten(), self.codes)
-        if dist.is_initialized() and dist.get_world_size() > 1:
+        if several_processes():
             dist.all_reduce(counts)
             dist.all_reduce(sums)
         equal_share = counts.sum() / self.codes
@@ -157,7 +158,7 @@ class VectorQuantizer(nn.Module):
         # Averages that start at 1 need some batches before they mean anything.
         dead = self.usage < self.revive_below
         if self.revive_below and dead.any():
-            flat = _all_processes(flat)
+            flat = gather_rows(flat)
             self.codebook[dead] = self._choose(flat, int(dead.sum())).to(self.codebook.dtype)
             self.usage[dead] = 1.0
             self.sums[dead] = self.codebook[dead]
@@ -194,16 +195,3 @@ def _assigned(vectors: Tensor, indices: Tensor, codes: int) -> tuple[Tensor, Ten
     counts = torch.bincount(indices, minlength=codes).to(vectors.dtype)
     sums = vectors.new_zeros(codes, vectors.shape[1]).index_add_(0, indices, vectors)
     return counts, sums
-
-
-def _all_processes(vectors: Tensor) -> Tensor:
-    """The vectors (N, D) of all processes, in the order of ranks; N may differ between them."""
-    if not (dist.is_initialized() and dist.get_world_size() > 1):
-        return vectors
-    lengths = [0] * dist.get_world_size()
-    dist.all_gather_object(lengths, len(vectors))
-    padded = vectors.new_zeros(max(lengths), vectors.shape[1])
-    padded[: len(vectors)] = vectors
-    gathered = [torch.empty_like(padded) for _ in lengths]
-    dist.all_gather(gathered, padded)
-    return torch.cat([part[:n] for part, n in zip(gathered, lengths, strict=True)])

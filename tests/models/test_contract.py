@@ -63,7 +63,7 @@ def trainer(tmp_path, **kwargs):
 
 
 def test_every_variant_is_here():
-    assert {"VAE", "BetaVAE", "CVAE", "VQVAE"} <= {cls.__name__ for cls in VARIANTS}
+    assert {"VAE", "BetaVAE", "CVAE", "IWAE", "VQVAE"} <= {cls.__name__ for cls in VARIANTS}
 
 
 def test_objective_and_terms_have_one_value_per_image(model, batch):
@@ -248,7 +248,7 @@ def test_checkpoint_brings_back_class_and_arguments(variant, batch, tmp_path, bl
     loaded = vae_lightning.load(tmp_path / "a.ckpt")
     assert type(loaded) is variant
     assert not loaded.training
-    assert loaded.likelihood.sigma == 0.3
+    assert loaded.likelihood.sigma == pytest.approx(0.3)
     assert loaded.configure_optimizers().defaults["lr"] == 0.01
     for name, value in model.state_dict().items():
         assert value.equal(loaded.state_dict()[name]), name

@@ -27,6 +27,20 @@ def test_negative_elbo_is_that_of_torch_distributions(batch):
     torch.testing.assert_close(model.objective(terms), terms.reconstruction + terms.kl)
 
 
+@pytest.mark.parametrize("conditional", [False, True])
+def test_terms_are_means_over_the_draws(batch, conditional):
+    model = VAE(image_shape=(1, 8, 8), num_classes=4, conditional=conditional, samples=3)
+    condition = model.condition(batch.y if conditional else None, 16)
+    terms = model.terms(batch.x, condition, Noise(batch.indices, "test"))
+    q, draws = model.posterior(batch.x, condition), []
+    for k in range(3):
+        z = q.sample(Noise(batch.indices, "test"), first=k)[:, 0]
+        draws.append(-model.likelihood.log_prob(model.decoder(z, condition), batch.x))
+    assert (draws[0] - draws[1]).abs().min() > 0
+    torch.testing.assert_close(terms.reconstruction, torch.stack(draws).mean(0))
+    assert terms.kl.equal(q.kl().sum(1))
+
+
 def test_bound_is_below_the_exact_likelihood():
     """A linear Gaussian model has a log p(x) in closed form; the ELBO must not exceed it."""
     model = VAE(
@@ -197,6 +211,7 @@ def test_conditional_models_need_classes():
     ("build", "message"),
     [
         (lambda: VAE(latent_dim=0), "latent_dim must be positive"),
+        (lambda: VAE(samples=0), "samples must be positive"),
         (lambda: CVAE(num_classes=4, conditional=False), "always conditional"),
         (lambda: VAE().sample(0), "number of samples must be positive"),
         (lambda: CVAE(num_classes=4).sample(2, label="3"), "a label must be an integer"),

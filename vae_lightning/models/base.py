@@ -10,21 +10,17 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
 
 from vae_lightning.checkpoint import remember_arguments
 from vae_lightning.data.batch import Batch
 from vae_lightning.likelihoods import Bernoulli, Likelihood
-from vae_lightning.nets import ImageShape
+from vae_lightning.metrics.measure import Mean
+from vae_lightning.metrics.result import NATS, Result
+from vae_lightning.nets import Decoder, ImageShape
 from vae_lightning.randomness import Noise
 
 Labels = Tensor | int | None
 """Classes of images: int64 (B,), one class for all of them, or none."""
-
-EVALUATION_SEED = 0
-"""Noise in validation and test does not depend on the seed of the training."""
-
-_COUNT = "count"
 
 
 @dataclass(frozen=True)
@@ -41,6 +37,11 @@ class Terms:
         """Every term by the name under which it is logged."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
+    @classmethod
+    def unit(cls, name: str) -> str:
+        """What a term counts."""
+        return NATS
+
 
 class BaseVAE(pl.LightningModule, ABC):
     """A model with an encoder, a decoder and a likelihood. Variants implement the abstract methods.
@@ -54,6 +55,8 @@ class BaseVAE(pl.LightningModule, ABC):
         num_classes: Classes of the data, 0 if they have no labels; likewise.
         conditional: Whether encoder and decoder see the class of each image.
         likelihood: p(x|z).
+        start_at_mean: Whether the decoder's output bias starts at the mean image of the training
+            data (for a Bernoulli at its logit), so that no time is spent on learning it.
         optimizer: Optimiser of all parameters.
         lr_scheduler: Learning-rate scheduler, stepped once per epoch.
         compile: Compile encoder and decoder with ``torch.compile`` before the first batch.
@@ -62,6 +65,9 @@ class BaseVAE(pl.LightningModule, ABC):
         latent_dim: Size of the latent vector, None where the latent is none.
         n_codes: Size of the codebook, None where there is none.
         can_sample: Whether there is a prior to sample from.
+        evaluation_seed: Of the noise in validation and test, which does not follow the seed of the
+            training.
+        results: What the last validation or test reported, by ``stage/name``.
 
     Raises:
         ValueError: If the model is conditional and the data have no labels.
@@ -79,6 +85,7 @@ class BaseVAE(pl.LightningModule, ABC):
         num_classes: int = 0,
         conditional: bool = False,
         likelihood: Callable[[], Likelihood] = Bernoulli,
+        start_at_mean: bool = False,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
         compile: bool = False,
@@ -94,11 +101,16 @@ class BaseVAE(pl.LightningModule, ABC):
         self.num_classes = num_classes
         self.conditional = conditional
         self.likelihood = likelihood()
+        self.start_at_mean = start_at_mean
         self.make_optimizer = optimizer
         self.make_lr_scheduler = lr_scheduler
         self.compile_nets = compile
         self.noise_seed = torch.initial_seed()
-        self._sums: dict[str, Tensor] = {}
+        self.evaluation_seed = 0
+        self.results: dict[str, Result] = {}
+        self._started = False
+        self._means: dict[str, Mean] = {}
+        self._units: dict[str, str] = {}
 
     # What a variant implements
 
@@ -178,6 +190,26 @@ class BaseVAE(pl.LightningModule, ABC):
         """
         raise RuntimeError(f"a {type(self).__name__} has no codebook")
 
+    def log_marginal(self, batch: Batch, samples: int, rows: int) -> Tensor:
+        """Estimates of log p(x), or of log p(x|y) for conditional models, by importance sampling.
+
+        Args:
+            batch: Images with their indices, on which the noise depends, and their classes.
+            samples: Draws per image.
+            rows: Latents decoded at once, at least one per image.
+
+        Returns:
+            (B,), nats, float64 where the device has it.
+
+        Raises:
+            RuntimeError: If the model has no density.
+        """
+        raise RuntimeError(f"a {type(self).__name__} has no density of images")
+
+    def evaluation_noise(self, batch: Batch, purpose: str) -> Noise:
+        """Noise for measuring, a function of each image's index and of ``evaluation_seed``."""
+        return Noise(batch.indices, self.evaluation_seed, purpose)
+
     # What variants use
 
     def check_networks(self, features: Sequence[int], latent: Sequence[int]) -> None:
@@ -254,7 +286,7 @@ class BaseVAE(pl.LightningModule, ABC):
         if label.is_floating_point() or label.lt(0).any() or label.ge(self.num_classes).any():
             wrong = label.unique().tolist()[:5]
             raise ValueError(f"labels must be integers in 0..{self.num_classes - 1}, got {wrong}")
-        return self.place(one_hot(label.long(), self.num_classes))
+        return self.place(nn.functional.one_hot(label.long(), self.num_classes))
 
     def take_turns(self, n: int) -> Tensor | None:
         """Labels 0, 1, 2, ..., 0, 1, ... for ``n`` samples of a conditional model."""
@@ -283,7 +315,20 @@ class BaseVAE(pl.LightningModule, ABC):
         return max(self.trainer.fit_loop.total_batch_idx, 0) if self._trainer else 0
 
     def setup(self, stage: str) -> None:
-        """Compile the networks, if asked for; never the module itself, whose logging breaks."""
+        """Start at the mean image and compile the networks, if asked for.
+
+        Never the module itself is compiled: its logging breaks.
+        """
+        if stage == "fit" and self.start_at_mean and not self._started:
+            self._started = True
+            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+            if not hasattr(data, "mean_image"):
+                raise ValueError(
+                    "start_at_mean needs data with a method mean_image, as those of this project"
+                )
+            # The weights of a checkpoint that is resumed are loaded after this.
+            params = self.likelihood.params_at(data.mean_image())
+            cast(Decoder, self.decoder).start_at(self.place(params))
         if self.compile_nets:
             self.encoder.compile()
             self.decoder.compile()
@@ -302,27 +347,41 @@ class BaseVAE(pl.LightningModule, ABC):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Add the terms of a batch to the sums over the validation images."""
-        self._add(self._per_image(batch, "val", batch_idx, EVALUATION_SEED))
+        self._add(self._per_image(batch, "val", batch_idx, self.evaluation_seed))
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """Add the terms of a batch to the sums over the test images."""
-        self._add(self._per_image(batch, "test", batch_idx, EVALUATION_SEED))
+        self._add(self._per_image(batch, "test", batch_idx, self.evaluation_seed))
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the sums of the validation before."""
-        self._sums = {}
+        """Forget the validation before."""
+        self._means, self.results = {}, {}
 
     def on_test_epoch_start(self) -> None:
-        """Forget the sums of the test before."""
-        self._sums = {}
+        """Forget the test before."""
+        self._means, self.results = {}, {}
 
     def on_validation_epoch_end(self) -> None:
-        """Log the means over all images under ``val/``."""
-        self._log_means("val")
+        """Report the means over all images under ``val/``."""
+        self._report_means("val")
 
     def on_test_epoch_end(self) -> None:
-        """Log the means over all images under ``test/``."""
-        self._log_means("test")
+        """Report the means over all images under ``test/``."""
+        self._report_means("test")
+
+    def report(self, stage: str, name: str, result: Result) -> None:
+        """Keep a result of an evaluation in `results`, and log it if it is a number."""
+        self.results[f"{stage}/{name}"] = result
+        if isinstance(result.value, int | float):
+            # Every process has the same number; sync_dist only keeps Lightning from warning.
+            value = torch.tensor(float(result.value), device=self.device)
+            self.log(f"{stage}/{name}", value, prog_bar=name == "loss", sync_dist=True)
+
+    @property
+    def is_normalised(self) -> bool:
+        """Whether the likelihood is one: a Bernoulli of grey pixels is only a cross-entropy."""
+        data = getattr(self._trainer, "datamodule", None)
+        return not self.likelihood.binary or getattr(data, "is_binary", False)
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Reconstructions and latents of a batch, by name, each (B, ...)."""
@@ -330,7 +389,7 @@ class BaseVAE(pl.LightningModule, ABC):
         label = batch.y if self.conditional else None
         return {
             "reconstruction": self.reconstruct(batch.x, label),
-            **self.encode(batch.x, self._one_hot(batch)),
+            **self.encode(batch.x, self.one_hot(batch)),
         }
 
     def configure_optimizers(self) -> Any:
@@ -352,42 +411,54 @@ class BaseVAE(pl.LightningModule, ABC):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the seed of the noise from a checkpoint that has one."""
+        self._started = True
         self.noise_seed = checkpoint.get("noise_seed", self.noise_seed)
 
-    def _one_hot(self, batch: Batch) -> Tensor | None:
+    def one_hot(self, batch: Batch) -> Tensor | None:
         """As `condition`, without its checks: they would make a GPU wait in every step."""
         if not self.conditional:
             return None
+        return self.place(nn.functional.one_hot(self.labels(batch), self.num_classes))
+
+    def labels(self, batch: Batch) -> Tensor:
+        """The classes of a batch, which a conditional model needs.
+
+        Raises:
+            ValueError: If it has none.
+        """
         if batch.y is None:
             raise ValueError(f"{type(self).__name__} is conditional, but the batch has no labels")
-        return self.place(one_hot(batch.y, self.num_classes))
+        return batch.y
+
+    def indexed(self, batch: Any, step: int) -> Batch:
+        """A batch whose images have an index, whatever data module it is from."""
+        # Batches without indices get some that no other step or process has.
+        rank = self.trainer.global_rank if self._trainer else 0
+        return Batch.of(batch, first_index=(rank << 48) + (step << 20))
 
     def _per_image(self, batch: Any, stage: str, step: int, seed: int) -> dict[str, Tensor]:
         """The objective and its terms by name, one value per image, each (B,)."""
-        # Batches without indices get some that no other step or process has.
-        rank = self.trainer.global_rank if self._trainer else 0
-        batch = Batch.of(batch, first_index=(rank << 48) + (step << 20))
+        batch = self.indexed(batch, step)
         # In evaluation an image's noise must not depend on the batch it happens to be in.
         noise = Noise(batch.indices, seed, stage, step if stage == "train" else 0)
-        terms = self.terms(batch.x, self._one_hot(batch), noise)
-        return {"loss": self.objective(terms), **terms.named()}
+        terms = self.terms(batch.x, self.one_hot(batch), noise)
+        named = terms.named()
+        self._units = {name: terms.unit(name) for name in named}
+        return {"loss": self.objective(terms), **named}
 
     def _add(self, per_image: dict[str, Tensor]) -> None:
-        for name, value in {**per_image, _COUNT: torch.ones_like(per_image["loss"])}.items():
-            # float64, because sums over 10,000 images lose digits; Apple's GPUs have none.
-            total = value.sum(dtype=torch.float32 if value.is_mps else torch.float64)
-            self._sums[name] = self._sums[name] + total if name in self._sums else total
+        for name, value in per_image.items():
+            self._means.setdefault(name, Mean()).update(value)
 
-    def _log_means(self, stage: str) -> None:
-        """Log sums / counts over all processes.
+    def _report_means(self, stage: str) -> None:
+        """Report sums / counts over all processes.
 
         Lightning's own mean is off when processes see different numbers of images: it averages
         these numbers as integers.
         """
-        sums = torch.stack(list(self._sums.values()))
-        sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
-        means = dict(zip(self._sums, sums / sums[-1], strict=True))
-        del means[_COUNT]
-        # Every process has the same numbers now; sync_dist only keeps Lightning from warning.
-        for name, value in means.items():
-            self.log(f"{stage}/{name}", value.float(), prog_bar=name == "loss", sync_dist=True)
+        others, self.results = self.results, {}
+        for name, mean in self._means.items():
+            unit = self._units.get(name, "as trained on")
+            result = mean.result(unit, normalised=unit == NATS and self.is_normalised)
+            self.report(stage, name, result)
+        self.results.update(others)

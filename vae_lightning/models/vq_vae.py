@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from vae_lightning.functional import perplexity
-from vae_lightning.metrics import CodeCounts
+from vae_lightning.metrics.codebook import CodeCounts
+from vae_lightning.metrics.result import NATS, Result
 from vae_lightning.models.base import BaseVAE, Labels, Terms
 from vae_lightning.nets import Decoder, Encoder, ImageShape, ResidualDecoder, ResidualEncoder
 from vae_lightning.quantizers import Quantized, VectorQuantizer
@@ -27,6 +28,11 @@ class VQTerms(Terms):
 
     codebook: Tensor
     commitment: Tensor
+
+    @classmethod
+    def unit(cls, name: str) -> str:
+        """See `Terms.unit`."""
+        return NATS if name == "reconstruction" else "squared distance"
 
 
 class VQVAE(BaseVAE):
@@ -95,30 +101,29 @@ class VQVAE(BaseVAE):
 
     def on_train_epoch_end(self) -> None:
         """Log perplexity and share of codes used, over the whole epoch."""
-        self._log_usage("train", self.training_counts)
+        for name, result in self._usage(self.training_counts).items():
+            # Every process has the same numbers; sync_dist only keeps Lightning from warning.
+            self.log(f"train/{name}", result.value, sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the means, perplexity and share of codes used, over the whole set."""
+        """Report the means, perplexity and share of codes used, over the whole set."""
         super().on_validation_epoch_end()
-        self._log_usage("val", self.evaluation_counts)
+        for name, result in self._usage(self.evaluation_counts).items():
+            self.report("val", name, result)
 
     def on_test_epoch_end(self) -> None:
-        """Log the means, perplexity and share of codes used, over the whole set."""
+        """Report the means, perplexity and share of codes used, over the whole set."""
         super().on_test_epoch_end()
-        self._log_usage("test", self.evaluation_counts)
+        for name, result in self._usage(self.evaluation_counts).items():
+            self.report("test", name, result)
 
-    def _log_usage(self, stage: str, metric: CodeCounts) -> None:
-        counts = metric.compute()
-        used = counts.gt(0).float().mean()
-        # As for the means: every process has the same numbers already.
-        self.log_dict(
-            {
-                f"{stage}/perplexity": perplexity(counts.cpu()).float().to(self.device),
-                f"{stage}/codes_used": used,
-            },
-            sync_dist=True,
-        )
+    def _usage(self, metric: CodeCounts) -> dict[str, Result]:
+        counts = metric.compute().cpu()
         metric.reset()
+        return {
+            "perplexity": Result(perplexity(counts).item(), f"of {len(counts)} codes"),
+            "codes_used": Result(counts.gt(0).double().mean().item(), "of the codes"),
+        }
 
     def encode(self, x: Tensor, condition: Tensor | None) -> dict[str, Tensor]:
         """``codes``: indices into the codebook, int64, (B, h, w)."""

@@ -1,0 +1,43 @@
+"""What several processes have to tell one another."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def several_processes() -> bool:
+    """Whether this process is one of several."""
+    return dist.is_initialized() and dist.get_world_size() > 1
+
+
+def gather_rows(x: Tensor) -> Tensor:
+    """The rows (N, ...) of all processes, in the order of ranks; N may differ between them."""
+    if not several_processes():
+        return x
+    lengths = [0] * dist.get_world_size()
+    dist.all_gather_object(lengths, len(x))
+    padded = x.new_zeros(max(lengths), *x.shape[1:])
+    padded[: len(x)] = x
+    gathered = [torch.empty_like(padded) for _ in lengths]
+    dist.all_gather(gathered, padded)
+    return torch.cat([part[:n] for part, n in zip(gathered, lengths, strict=True)])
+
+
+def total(x: Tensor) -> Tensor:
+    """The sum of ``x`` over all processes; ``x`` itself is left as it is."""
+    x = x.clone()
+    if several_processes():
+        dist.all_reduce(x)
+    return x
+
+
+def from_first(make: Callable[[], Any]) -> Any:
+    """What ``make`` returns in the first process, which alone calls it, in all processes."""
+    if not several_processes():
+        return make()
+    made = [make() if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(made, src=0)
+    return made[0]
