@@ -91,7 +91,7 @@ def test_the_last_lines_say_where_it_is_and_what_to_type(run):
         "Next:", "vae", "test", "--ckpt_path", "runs/vae/version_0/checkpoints/best.ckpt",
     ]  # fmt: skip
     assert lines[-2].split() == ["Run", "folder:", "runs/vae/version_0"]
-    assert any(line.split()[:1] == ["val/negative_elbo"] for line in lines)
+    assert any(line.startswith("  cross-entropy + kl  ") for line in lines)
     # Grey pixels under a Bernoulli: what is printed must not pass for a log-likelihood.
     assert "not a log-likelihood" in run.printed
 
@@ -286,6 +286,39 @@ def test_report_says_how_it_was_made(run):
     assert grey["bits_per_dimension"] == {}
 
 
+def test_numbers_are_printed_even_if_they_cannot_be_written(run, capsys, monkeypatch):
+    ckpt = str(run.path / "checkpoints" / "best.ckpt")
+    (run.path / "blocked").mkdir()
+    (run.path / "blocked" / "test").write_text("a file where the folder would be")
+    monkeypatch.setattr("vae_lightning.cli.run_folder", lambda path: run.path / "blocked")
+    with pytest.raises(SystemExit, match="1"):
+        main(["test", "--ckpt_path", ckpt, *QUICK])
+    captured = capsys.readouterr()
+    assert "cross-entropy + kl" in captured.out
+    assert "the numbers are those printed above" in captured.err
+    assert "Traceback" not in captured.err
+
+
+def test_a_report_is_neither_lost_nor_replaced_by_a_trial(run):
+    ckpt = str(run.path / "checkpoints" / "best.ckpt")
+    main(["test", "--ckpt_path", ckpt, *QUICK])
+    first = (run.path / "test" / "metrics.json").read_text()
+    main(["test", "--ckpt_path", ckpt, *QUICK, "--trainer.fast_dev_run=true"])
+    assert (run.path / "test" / "metrics.json").read_text() == first
+    before = set((run.path / "test").iterdir())
+    main(["test", "--ckpt_path", ckpt, *QUICK, "--metrics.latents=null"])
+    (kept,) = set((run.path / "test").iterdir()) - before
+    assert kept.read_text() == first
+
+
+def test_no_images_tested(run, capsys):
+    ckpt = str(run.path / "checkpoints" / "best.ckpt")
+    args = ["test", "--ckpt_path", ckpt, *QUICK, "--trainer.limit_test_batches=0"]
+    code, message = failure(args, capsys)
+    assert code == 1
+    assert message == "trainer.limit_test_batches is 0: give at least 1"
+
+
 def test_validate(run):
     ckpt = run.path / "checkpoints" / "best.ckpt"
     main(["validate", "--ckpt_path", str(ckpt), *QUICK])
@@ -439,6 +472,7 @@ def test_python_trained_checkpoints_work_too(folder, blobs):
         (["fit", "cvae"], 2, ["a configuration is given as --config cvae"]),
         (["predict"], 1, ["vae predict needs a trained model"]),
         (["test", "--ckpt_path", "last"], 1, ["last means nothing in a new process"]),
+        (["fit", "--metrics.log_likelihood.samples=5"], 2, ["no option", "metrics"]),
         (["fit", "--ckpt_path", "last"], 1, ["last means nothing in a new process"]),
         (["test", "--ckpt_path", "absent.ckpt"], 1, ["no checkpoint at absent.ckpt"]),
     ],

@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, on less data."""
+"""The notebooks run from top to bottom, on less data: their metadata say on how much."""
 
 from pathlib import Path
 
@@ -13,20 +13,12 @@ def test_there_is_one():
     assert NOTEBOOKS
 
 
-SMALL = {
-    "from_elbo_to_latent_space": "EPOCHS, TRAIN_SIZE = 1, 2_400",
-    "beta_and_disentanglement": (
-        "BETAS, SEEDS, EPOCHS, TRAIN_SIZE, VOTES = (1, 4), (0,), 1, 6_400, 20"
-    ),
-}
-
-
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 @pytest.mark.filterwarnings("default")  # those of Jupyter's own packages
 def test_runs(path, tmp_path):
     notebook = nbformat.read(path, as_version=4)
     settings = next(cell for cell in notebook.cells if "TRAIN_SIZE" in cell.source)
-    settings.source += f"\n{SMALL[path.stem]}"
+    settings.source += f"\n{notebook.metadata['test']['settings']}"
     NotebookClient(notebook, timeout=120, resources={"metadata": {"path": tmp_path}}).execute()
     pictures = [
         output
@@ -34,7 +26,7 @@ def test_runs(path, tmp_path):
         for output in cell.get("outputs", [])
         if "image/png" in output.get("data", {})
     ]
-    assert len(pictures) == {"from_elbo_to_latent_space": 5}.get(path.stem, 2)
+    assert len(pictures) == notebook.metadata["test"]["pictures"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -10,6 +10,7 @@ import yaml
 
 from vae_lightning import cli, layers
 from vae_lightning.callbacks import FIGURES
+from vae_lightning.metrics import MEASURES
 from vae_lightning.randomness import Noise
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -52,6 +53,8 @@ def test_every_configuration_and_figure_is_in_the_tables():
         assert f"`{path.stem}`" in README or path.stem == layers.DEFAULT_CONFIG
     for name in FIGURES:
         assert f"`figures.{name}`" in README
+    for name in MEASURES:
+        assert f"`metrics.{name}`" in README
 
 
 def test_the_variant_of_ones_own(batch):

@@ -1,10 +1,7 @@
 """The ``vae`` command: LightningCLI, and what it needs so that its options do what they say."""
 
-import json
 import logging
-import math
 import os
-import platform
 import re
 import shlex
 import sys
@@ -12,12 +9,10 @@ import time
 import warnings
 from collections.abc import Sequence
 from datetime import timedelta
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning.pytorch as pl
-import torch
 import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -26,12 +21,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgre
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
-from vae_lightning import __version__, callbacks, checkpoint, usage
+from vae_lightning import callbacks, checkpoint, report, usage
 from vae_lightning.data import ImageData
 from vae_lightning.errors import UserError
-from vae_lightning.functional import bits_per_dimension
 from vae_lightning.layers import LINKED, run_folder, with_layers
-from vae_lightning.metrics import MEASURES, Result
+from vae_lightning.metrics import MEASURES
 from vae_lightning.models import BaseVAE
 
 TRACEBACK = "VAE_TRACEBACK"
@@ -132,6 +126,7 @@ class _Command(LightningCLI):
     def __init__(self, args: list[str], given: str = "") -> None:
         _quieten()
         self.given = given
+        self.prepared = ""
         self.optimizer_changes: dict[str, Any] = {}
         self.reserved: list[Path] = []
         try:
@@ -150,6 +145,12 @@ class _Command(LightningCLI):
             for folder in self.reserved:  # of a run that did not begin
                 if folder.is_dir() and not any(folder.iterdir()):
                     folder.rmdir()
+
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **kwargs: Any
+    ) -> LightningArgumentParser:
+        self.prepared = subcommand  # not every command has the same options
+        return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Options beside those of model, data and trainer."""
@@ -179,18 +180,22 @@ class _Command(LightningCLI):
                 help=f"{(cls.__doc__ or '').splitlines()[0]} null: none.",
             )
 
+        if self.prepared in ("validate", "test"):
+            self._add_measures(parser)
+
+    def _add_measures(self, parser: LightningArgumentParser) -> None:
         for name, measure in MEASURES.items():
             parser.add_argument(
                 f"--metrics.{name}",
                 type=measure | None,
                 default={"class_path": f"{measure.__module__}.{measure.__qualname__}"},
-                help=f"Of test and validate: {(measure.__doc__ or '').splitlines()[0]} null: none.",
+                help=f"{(measure.__doc__ or '').splitlines()[0]} null: none.",
             )
         parser.add_argument(
             "--evaluation_seed",
             type=int,
             default=0,
-            help="Of the noise in test and validate, so that it can be told from the result.",
+            help="Of the noise: another seed shows how much of a number is chance.",
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -314,6 +319,8 @@ class _Command(LightningCLI):
                 wanted.append(config.checkpoint)
         elif self.subcommand in ("test", "validate"):
             wanted += [measure for measure in vars(config.metrics).values() if measure]
+            how = {"command": self.given, "checkpoint": str(Path(config.ckpt_path).absolute())}
+            wanted.append(_Reporter(self.folder, how))
         elif self.subcommand == "predict":
             wanted.append(callbacks.PredictionWriter(self.folder / "predictions"))
         return super().instantiate_trainer(logger=loggers or False, callbacks=wanted, **kwargs)
@@ -346,18 +353,11 @@ class _Command(LightningCLI):
         took = timedelta(seconds=round(time.monotonic() - self.started))
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
         print(f"\nTrained to epoch {self.trainer.current_epoch} in {took}.")
-        self._print_results()
+        if self.model.results:
+            print("On the validation images:", *report.lines(self.model), sep="\n")
         print(f"Run folder:  {_short(self.folder)}")
         if best:
             print(f"Next:        vae test --ckpt_path {_short(best)}")
-
-    def after_validate(self) -> None:
-        """Print and write the metrics."""
-        self._report("val")
-
-    def after_test(self) -> None:
-        """Print and write the metrics."""
-        self._report("test")
 
     def after_predict(self) -> None:
         """Print where the predictions are."""
@@ -365,59 +365,17 @@ class _Command(LightningCLI):
             print(f"\nPredictions: {_short(self.folder / 'predictions')}")
 
     def before_validate(self) -> None:
+        """See `before_test`."""
+        self._before_evaluation("val")
+
+    def before_test(self) -> None:
         """Set the seed of the noise."""
+        self._before_evaluation("test")
+
+    def _before_evaluation(self, stage: str) -> None:
+        if getattr(self.trainer, f"limit_{stage}_batches") == 0:  # Lightning would do nothing
+            raise UserError(f"trainer.limit_{stage}_batches is 0: give at least 1")
         self.model.evaluation_seed = self.config_init[self.subcommand].evaluation_seed
-
-    before_test = before_validate
-
-    def _report(self, stage: str) -> None:
-        if not self.trainer.is_global_zero:
-            return
-        results = {name.removeprefix(f"{stage}/"): r for name, r in self.model.results.items()}
-        images = results["loss"].images
-        data = type(self.datamodule).__name__
-        report = {
-            "command": self.given,
-            "checkpoint": str(self.config_init[self.subcommand].ckpt_path),
-            "model": type(self.model).__name__,
-            "likelihood": type(self.model.likelihood).__name__,
-            "is_normalised": self.model.is_normalised,
-            "data": data,
-            "split": stage,
-            "images": images,
-            "evaluation_seed": self.model.evaluation_seed,
-            "importance_samples": getattr(results.get("importance_samples"), "value", None),
-            "versions": {
-                "vae_lightning": __version__,
-                "torch": torch.__version__,
-                "lightning": version("lightning"),
-                "python": platform.python_version(),
-            },
-            "metrics": {name: result.value for name, result in results.items()},
-            "standard_errors": {n: r.error for n, r in results.items() if r.error is not None},
-            "bits_per_dimension": {
-                n: bits_per_dimension(r.value, self.model.image_shape)
-                for n, r in results.items()
-                if r.normalised
-            },
-            "units": {name: result.unit for name, result in results.items()},
-        }
-        path = self.folder / stage / "metrics.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(_without_nan(report), indent=2) + "\n")
-        print(f"\n{report['model']} on {images:,} {stage} images of {data}:")
-        self._print_results()
-        print(f"Metrics:     {_short(path)}")
-
-    def _print_results(self) -> None:
-        for name, result in self.model.results.items():
-            print(_line(name.partition("/")[2], result, self.model))
-        if not self.model.is_normalised:
-            print(
-                "Note:        pixels between 0 and 1 under a Bernoulli: a cross-entropy, not a "
-                "log-likelihood.\n             Compare it only with runs of the same kind; "
-                "--data.pixels dynamic makes it one."
-            )
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
@@ -427,6 +385,38 @@ class _Command(LightningCLI):
         if "return_predictions" in kwargs:
             kwargs["return_predictions"] = False  # they are on disk
         return kwargs
+
+
+class _Reporter(pl.Callback):
+    """Prints the results of ``vae test`` and ``vae validate``, and writes them.
+
+    A callback, because with some strategies only the process that ran the model knows them.
+
+    Args:
+        folder: The folder of the run.
+        how: The command and the checkpoint.
+    """
+
+    def __init__(self, folder: Path, how: dict[str, str]) -> None:
+        self.folder = folder
+        self.how = how
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._report(trainer, pl_module, "val")
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._report(trainer, pl_module, "test")
+
+    def _report(self, trainer: pl.Trainer, model: Any, stage: str) -> None:
+        if not trainer.is_global_zero:
+            return
+        content = report.document(model, trainer.datamodule, **self.how, split=stage)  # type: ignore[attr-defined]
+        where = f"{content['images']:,} {stage} images of {content['data']}"
+        # Printed first: a folder that cannot be written to must not cost the numbers.
+        print("", f"{content['model']} on {where}:", *report.lines(model), sep="\n", flush=True)
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            path = report.write(content, self.folder / stage)
+            print(f"Metrics:     {_short(path)}")
 
 
 class _OptimizerChanges(pl.Callback):
@@ -465,45 +455,6 @@ class _EpochLines(pl.Callback):
             known = [name for name in names if name in trainer.callback_metrics]
             values = [f"{name} {trainer.callback_metrics[name]:.4f}" for name in known]
             print(f"epoch {trainer.current_epoch}: {', '.join(values)}", flush=True)
-
-
-_CROSS_ENTROPY = {
-    "reconstruction": "cross-entropy",
-    "negative_elbo": "cross-entropy + kl",
-    "importance_weighted_cross_entropy": "importance-weighted",
-}
-"""What the terms of a bound are called where the likelihood is none."""
-
-
-def _line(name: str, result: Result, model: BaseVAE) -> str:
-    """A result as a person reads it."""
-    if not model.is_normalised:
-        name = _CROSS_ENTROPY.get(name, name)
-    if isinstance(result.value, dict):
-        best = {name: max(range(len(r2)), key=r2.__getitem__) for name, r2 in result.value.items()}
-        found = (f"{key} z{i} {result.value[key][i]:.2f}" for key, i in best.items())
-        return f"  {name:<24} {', '.join(found)}"
-    if isinstance(result.value, list):
-        if name == "kl_per_dimension":
-            largest = sorted(enumerate(result.value), key=lambda item: -item[1])[:5]
-            shown = ", ".join(f"z{i} {kl:.2f}" for i, kl in largest)
-            return f"  {name:<24} {shown}, ... {result.unit}"
-        return f"  {name:<24} {', '.join(map(str, result.value)) or 'none'}"
-    value = f"{result.value:10d}     " if isinstance(result.value, int) else f"{result.value:15.4f}"
-    error = f" \N{PLUS-MINUS SIGN} {result.error:<8.4f}" if result.error is not None else " " * 11
-    line = f"  {name:<24}{value}{error} {result.unit}"
-    if result.normalised:
-        line += f", {bits_per_dimension(result.value, model.image_shape):.4f} bits per dimension"
-    return line.rstrip()
-
-
-def _without_nan(value: Any) -> Any:
-    """NaN and infinities, as diverged models have, are not JSON: None in their place."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _short(path: str | Path) -> str:

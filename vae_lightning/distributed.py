@@ -10,7 +10,7 @@ from torch import Tensor
 
 def several_processes() -> bool:
     """Whether this process is one of several."""
-    return dist.is_initialized() and dist.get_world_size() > 1
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def gather_rows(x: Tensor) -> Tensor:
@@ -35,9 +35,19 @@ def total(x: Tensor) -> Tensor:
 
 
 def from_first(make: Callable[[], Any]) -> Any:
-    """What ``make`` returns in the first process, which alone calls it, in all processes."""
+    """What ``make`` returns in the first process, which alone calls it, in all processes.
+
+    If it raises an error, all of them raise it: none is left waiting.
+    """
     if not several_processes():
         return make()
-    made = [make() if dist.get_rank() == 0 else None]
+    made: list[Any] = [None, None]
+    if dist.get_rank() == 0:
+        try:
+            made[0] = make()
+        except Exception as error:
+            made[1] = error
     dist.broadcast_object_list(made, src=0)
+    if made[1] is not None:
+        raise made[1]
     return made[0]

@@ -164,10 +164,15 @@ class Gaussian(Likelihood):
 
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
         """See `Likelihood.log_prob`."""
-        log_sigma = torch.as_tensor(self.log_sigma, device=params.device).float()
-        error = (x.float() - params.float()) * (-log_sigma).exp()
+        error = _sum((x.float() - params.float()).square())
+        log_sigma: float | Tensor = self.log_sigma
+        if isinstance(log_sigma, Tensor):
+            log_sigma = log_sigma.float()
+            precision: float | Tensor = (-2 * log_sigma).exp()
+        else:
+            precision = math.exp(-2 * log_sigma)
         pixels = math.prod(x.shape[-3:])
-        return -0.5 * _sum(error.square()) - pixels * (log_sigma + 0.5 * math.log(2 * math.pi))
+        return -0.5 * error * precision - pixels * (log_sigma + 0.5 * math.log(2 * math.pi))
 
     def mean(self, params: Tensor) -> Tensor:
         """See `Likelihood.mean`; means outside [0, 1] are clipped."""

@@ -76,10 +76,9 @@ def _unknown_option(match: re.Match[str], key: str, message: str, options: Colle
 
 
 def _unknown_class(match: re.Match[str], key: str, message: str, options: Collection[str]) -> str:
-    names = {cls.__name__ for base in _BASES for cls in _subclasses(base)}
-    return (
-        f"{f'{key}: ' if key else ''}no class named '{match[1]}'{nearest(match[1], sorted(names))}"
-    )
+    names = {cls.__name__ for base in _BASES for cls in _subclasses(base)} - {match[1]}
+    hint = nearest(match[1], sorted(names))
+    return f"{f'{key}: ' if key else ''}no class named '{match[1]}' here{hint}"
 
 
 def _missing(match: re.Match[str], key: str, message: str, options: Collection[str]) -> str:

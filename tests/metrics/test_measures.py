@@ -20,7 +20,7 @@ from vae_lightning.metrics.factors import Disentanglement
 from vae_lightning.metrics.latents import Latents
 from vae_lightning.metrics.likelihood import LogLikelihood
 from vae_lightning.metrics.measure import Mean
-from vae_lightning.metrics.reconstruction import CodeLength, Reconstruction
+from vae_lightning.metrics.reconstruction import Reconstruction
 from vae_lightning.models import BaseVAE
 from vae_lightning.nets import MLPDecoder, MLPEncoder
 
@@ -133,17 +133,26 @@ def test_log_likelihood_uses_exactly_k_draws_in_bounded_memory(batch, samples):
     torch.testing.assert_close(torch.cat(parts), whole[:15])
 
 
-def test_log_likelihood_rises_with_k_to_the_same_value(batch):
+def test_log_likelihood_rises_with_k_from_the_elbo(batch):
     model = vae_lightning.VAE(latent_dim=3, **SMALL).eval()
     for parameter in model.parameters():
         parameter.data *= 3
     batch = binary(batch)
-    means = [model.log_marginal(batch, k, 4096).mean().item() for k in (1, 10, 100, 1000)]
-    assert means == sorted(means)
-    noise = model.evaluation_noise(batch, "x")
-    elbo = -model.terms(batch.x, None, noise).negative_elbo.mean().item()
-    assert means[0] == pytest.approx(elbo, abs=5)
-    assert means[-1] > elbo
+    q = model.posterior(batch.x)
+    ones = torch.stack(
+        [
+            model.log_marginal(batch._replace(indices=batch.indices + 16 * i), 1, 64)
+            for i in range(300)
+        ]
+    )
+    with torch.no_grad():
+        z = q.sample(model.evaluation_noise(batch, "elbo"), 300)
+        elbo = model.log_likelihood(batch.x, z).mean(1) - q.kl().sum(1)
+    # The mean of bounds with one draw is the ELBO, whose KL term is in closed form.
+    error = ones.std(0) / math.sqrt(300)
+    assert ((ones.mean(0) - elbo).abs() < 6 * error).all()
+    means = [model.log_marginal(batch, k, 4096).mean().item() for k in (10, 100, 1000)]
+    assert elbo.mean().item() < means[0] < means[1] < means[2]
 
 
 def all_measures():
@@ -169,6 +178,33 @@ def test_reports_do_not_depend_on_the_batch_size(variant, blobs):
                 assert other[name].value == pytest.approx(result.value, rel=1e-6, abs=1e-7), name
             if result.error is not None:
                 assert other[name].error == pytest.approx(result.error, rel=1e-4, abs=1e-7), name
+
+
+def test_one_image_has_no_standard_error(blobs):
+    results = evaluate(vae_lightning.VAE(**SMALL), blobs(size=1), LogLikelihood(2), Latents())
+    assert results["negative_elbo"].error is None
+    assert results["loss"].images == 1
+
+
+def test_a_conditional_likelihood_says_that_it_is_one(blobs):
+    binary = blobs(pixels="threshold")
+    results = evaluate(vae_lightning.CVAE(**SMALL), binary, LogLikelihood(2))
+    for name in ("negative_log_likelihood", "negative_elbo"):
+        assert results[name].unit == "nats per image given its class"
+        assert results[name].normalised
+    assert not results["kl"].normalised
+    assert evaluate(vae_lightning.VAE(**SMALL), binary)["negative_elbo"].unit == "nats per image"
+
+
+@pytest.mark.parametrize(("size", "weight"), [(1, 1.0), (30, float("nan"))])
+def test_disentanglement_of_what_has_none(size, weight):
+    """A single image, or a model that has diverged: the other numbers are still reported."""
+    model = vae_lightning.VAE(encoder=MLPEncoder)
+    model.encoder.layers[0].weight.data *= weight
+    data = vae_lightning.Digits(train_size=60, val_size=10, test_size=size)
+    results = evaluate(model, data, Disentanglement(votes=4))
+    assert "mig" not in results
+    assert results["loss"].images == size
 
 
 def test_mean_and_standard_error():
@@ -247,7 +283,7 @@ def test_squared_error_per_pixel(blobs):
 def test_code_bits(blobs):
     model = vae_lightning.VQVAE(image_shape=(1, 8, 8))
     data = blobs()
-    results = evaluate(model, data, CodeLength())
+    results = evaluate(model, data)
     codes = model.codes(data.datasets["test"].images.x / 255)
     counts = np.bincount(codes.flatten().numpy(), minlength=512)
     p = counts[counts > 0] / counts.sum()

@@ -267,12 +267,15 @@ class ImageData(pl.LightningDataModule, ABC):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Grey values in [0, 255] to what ``pixels`` says, on the device."""
-        split: str = "evaluation"
-        epoch = 0
-        seed = self.split_seed
+        x, index = batch.x, batch.indices
         if self.trainer is not None and self.trainer.training:
-            split, epoch, seed = "train", self.trainer.current_epoch, self.order_seed
-        return batch._replace(x=self.treat(batch.x, batch.indices, seed, split, epoch))
+            epoch = self.trainer.current_epoch
+            return batch._replace(x=self.treat(x, index, self.order_seed, "train", epoch))
+        return batch._replace(x=self.evaluation_view(x, index))
+
+    def evaluation_view(self, x: Tensor, index: Tensor) -> Tensor:
+        """Images as validation and test see them, always the same: see `treat`."""
+        return self.treat(x, index, self.split_seed, "evaluation", 0)
 
     def treat(self, x: Tensor, index: Tensor, *keys: int | str) -> Tensor:
         """Grey values in [0, 255] to what ``pixels`` says.

@@ -10,6 +10,7 @@ from torch import Tensor
 from vae_lightning import randomness
 from vae_lightning.distributed import from_first
 from vae_lightning.metrics import disentanglement
+from vae_lightning.metrics.latents import ACTIVE
 from vae_lightning.metrics.measure import Measure
 from vae_lightning.metrics.result import Result
 
@@ -64,6 +65,8 @@ class Disentanglement(Measure):
         factors = data.factors[split][:n]
         # A factor that never changes, in a handful of images, cannot be told from anything.
         varies = (factors != factors[0]).any(0)
+        if not varies.any() or not codes.isfinite().all():
+            return {}  # one image, or a model that has diverged
         factors = factors[:, varies]
         categorical = [c for c, v in zip(data.categorical, varies, strict=True) if v]
         names = [name for name, v in zip(data.factor_names, varies, strict=True) if v]
@@ -91,7 +94,7 @@ class Disentanglement(Measure):
         means = []
         for start in range(0, len(x), _ROWS):
             index = torch.arange(start, min(start + _ROWS, len(x)))
-            images = self.data.treat(x[index], index, self.data.split_seed, "evaluation", 0)
+            images = self.data.evaluation_view(x[index], index)
             label = y[index] if model.conditional and y is not None else None
             means.append(model.embed(images, label).cpu())
         return torch.cat(means)
@@ -103,6 +106,6 @@ class Disentanglement(Measure):
         x, y = self.data.with_fixed_factor(fixed, self.per_vote, model.evaluation_seed)
         moved = self._embed(model, x, y).unflatten(0, (votes, self.per_vote))
         scale = codes.var(0)
-        active = scale > 0.01
+        active = scale > ACTIVE
         variances = moved.var(1) / scale.clamp(min=1e-12)
         return disentanglement.factor_vae_score(variances, fixed, active, self.votes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from vae_lightning.data.batch import Batch
+from vae_lightning.functional import standard_normal_kl
 from vae_lightning.metrics.measure import Mean, Measure
 from vae_lightning.metrics.result import NATS, Result
 
@@ -12,11 +13,12 @@ if TYPE_CHECKING:
     from vae_lightning.models import BaseVAE
 
 
+ACTIVE = 0.01
+"""Variance of the posterior mean over images above which a latent dimension is active."""
+
+
 class Latents(Measure):
     """KL per latent dimension, and active units: the variance of the posterior mean over images.
-
-    Args:
-        threshold: Variance above which a dimension is active.
 
     References:
         Burda et al. (2016), Importance weighted autoencoders, appendix C,
@@ -24,10 +26,6 @@ class Latents(Measure):
     """
 
     name = "latents"
-
-    def __init__(self, threshold: float = 0.01) -> None:
-        super().__init__()
-        self.threshold = threshold
 
     def applies_to(self, model: BaseVAE, data: Any) -> bool:
         """Models whose latent is a vector with a Gaussian posterior."""
@@ -39,13 +37,13 @@ class Latents(Measure):
 
     def update(self, model: BaseVAE, batch: Batch) -> None:
         """See `Measure.update`."""
-        label = batch.y if model.conditional else None
-        self.kl.update(model.latent_kl(batch.x, label))
-        self.mu.update(model.embed(batch.x, label))
+        q = model.encode(batch.x, model.one_hot(batch))
+        self.kl.update(standard_normal_kl(q["mu"], q["log_var"]))
+        self.mu.update(q["mu"])
 
     def compute(self, model: BaseVAE) -> dict[str, Result]:
         """See `Measure.compute`."""
-        active = self.mu.compute()[1] > self.threshold
+        active = self.mu.compute()[1] > ACTIVE
         collapsed = [f"z{i}" for i in (~active).nonzero().flatten().tolist()]
         return {
             "active_units": Result(int(active.sum()), f"of {len(active)} dimensions"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from vae_lightning.data.batch import Batch
@@ -22,7 +23,8 @@ class LogLikelihood(Measure):
 
     Args:
         samples: K. 5000 is usual in papers.
-        rows: Decoded at once; by default 256 on a CPU, whose caches they fit, and 16,384 elsewhere.
+        rows: Latents decoded at once; by default 256 on a CPU, whose caches they fit, and 16,384
+            elsewhere, and fewer the more pixels an image has beyond 28x28.
 
     Raises:
         ValueError: If a number is not positive.
@@ -35,8 +37,8 @@ class LogLikelihood(Measure):
 
     def __init__(self, samples: int = 64, rows: int | None = None) -> None:
         super().__init__()
-        for option, value in {"samples": samples, "rows": rows}.items():
-            if value is not None and value < 1:
+        for option, value in {"samples": samples, "rows": 1 if rows is None else rows}.items():
+            if not value or value < 1:
                 raise ValueError(f"metrics.log_likelihood.{option} must be positive, got {value}")
         self.samples = samples
         self.rows = rows
@@ -51,7 +53,9 @@ class LogLikelihood(Measure):
 
     def update(self, model: BaseVAE, batch: Batch) -> None:
         """See `Measure.update`."""
-        rows = self.rows or (256 if batch.x.device.type == "cpu" else 16_384)
+        pixels = math.prod(model.image_shape)
+        images = 256 if batch.x.device.type == "cpu" else 16_384
+        rows = self.rows or max(1, images * 784 // pixels)
         self.mean.update(-model.log_marginal(batch, self.samples, rows))
 
     def compute(self, model: BaseVAE) -> dict[str, Result]:
@@ -59,6 +63,6 @@ class LogLikelihood(Measure):
         normalised = model.is_normalised
         name = "negative_log_likelihood" if normalised else "importance_weighted_cross_entropy"
         return {
-            name: self.mean.result(normalised=normalised),
+            name: self.mean.result(model.bound_unit, normalised),
             "importance_samples": Result(self.samples, "draws per image"),
         }

@@ -113,7 +113,7 @@ class Mean:
     def update(self, values: Tensor) -> None:
         """Add one value per image, (B,) or (B, D)."""
         # float64, because sums over 10,000 images lose digits; Apple's GPUs have none.
-        values = values if values.is_mps else values.double()
+        values = (values.cpu() if values.is_mps else values).double()
         n = torch.full_like(values[0], len(values))
         sums = torch.stack([n, values.sum(0), values.square().sum(0)])
         self.sums = sums if self.sums is None else self.sums + sums
@@ -129,4 +129,5 @@ class Mean:
     def result(self, unit: str = NATS, normalised: bool = False) -> Result:
         """The mean of single values and its standard error."""
         mean, variance, n = self.compute()
-        return Result(mean.item(), unit, (variance / n).sqrt().item(), n, normalised)
+        error = (variance / n).sqrt().item() if n > 1 else None
+        return Result(mean.item(), unit, error, n, normalised)

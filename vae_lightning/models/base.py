@@ -56,7 +56,8 @@ class BaseVAE(pl.LightningModule, ABC):
         conditional: Whether encoder and decoder see the class of each image.
         likelihood: p(x|z).
         start_at_mean: Whether the decoder's output bias starts at the mean image of the training
-            data (for a Bernoulli at its logit), so that no time is spent on learning it.
+            data (for a Bernoulli at its logit), so that no time is spent on learning it. For
+            decoders with a bias for each pixel.
         optimizer: Optimiser of all parameters.
         lr_scheduler: Learning-rate scheduler, stepped once per epoch.
         compile: Compile encoder and decoder with ``torch.compile`` before the first batch.
@@ -363,19 +364,27 @@ class BaseVAE(pl.LightningModule, ABC):
 
     def on_validation_epoch_end(self) -> None:
         """Report the means over all images under ``val/``."""
-        self._report_means("val")
+        self.report_means("val")
 
     def on_test_epoch_end(self) -> None:
         """Report the means over all images under ``test/``."""
-        self._report_means("test")
+        self.report_means("test")
 
     def report(self, stage: str, name: str, result: Result) -> None:
-        """Keep a result of an evaluation in `results`, and log it if it is a number."""
+        """Keep a result of an evaluation in `results`, and log its numbers."""
         self.results[f"{stage}/{name}"] = result
-        if isinstance(result.value, int | float):
-            # Every process has the same number; sync_dist only keeps Lightning from warning.
-            value = torch.tensor(float(result.value), device=self.device)
-            self.log(f"{stage}/{name}", value, prog_bar=name == "loss", sync_dist=True)
+        numbers = result.value if isinstance(result.value, list) else [result.value]
+        for i, number in enumerate(numbers):
+            if isinstance(number, int | float):
+                key = f"{stage}/{name}" + (f"/{i}" if numbers is result.value else "")
+                # Every process has the same number; sync_dist only keeps Lightning from warning.
+                value = torch.tensor(float(number), device=self.device)
+                self.log(key, value, prog_bar=name == "loss", sync_dist=True)
+
+    @property
+    def bound_unit(self) -> str:
+        """Unit of bounds of log p(x), or of log p(x|y)."""
+        return f"{NATS} given its class" if self.conditional else NATS
 
     @property
     def is_normalised(self) -> bool:
@@ -386,9 +395,8 @@ class BaseVAE(pl.LightningModule, ABC):
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Reconstructions and latents of a batch, by name, each (B, ...)."""
         batch = Batch.of(batch)
-        label = batch.y if self.conditional else None
         return {
-            "reconstruction": self.reconstruct(batch.x, label),
+            "reconstruction": self.reconstruct(batch.x, self.label_of(batch)),
             **self.encode(batch.x, self.one_hot(batch)),
         }
 
@@ -420,6 +428,10 @@ class BaseVAE(pl.LightningModule, ABC):
             return None
         return self.place(nn.functional.one_hot(self.labels(batch), self.num_classes))
 
+    def label_of(self, batch: Batch) -> Tensor | None:
+        """The classes of a batch for a conditional model, None for another, which takes none."""
+        return self.labels(batch) if self.conditional else None
+
     def labels(self, batch: Batch) -> Tensor:
         """The classes of a batch, which a conditional model needs.
 
@@ -450,15 +462,17 @@ class BaseVAE(pl.LightningModule, ABC):
         for name, value in per_image.items():
             self._means.setdefault(name, Mean()).update(value)
 
-    def _report_means(self, stage: str) -> None:
-        """Report sums / counts over all processes.
+    def report_means(self, stage: str) -> None:
+        """Report the means of the terms over the images of all processes.
 
         Lightning's own mean is off when processes see different numbers of images: it averages
         these numbers as integers.
         """
         others, self.results = self.results, {}
         for name, mean in self._means.items():
-            unit = self._units.get(name, "as trained on")
-            result = mean.result(unit, normalised=unit == NATS and self.is_normalised)
+            # The parts of a bound are no log-probabilities themselves.
+            is_bound = name.startswith("negative_")
+            unit = self.bound_unit if is_bound else self._units.get(name, "as trained on")
+            result = mean.result(unit, normalised=is_bound and self.is_normalised)
             self.report(stage, name, result)
-        self.results.update(others)
+        self.results.update(others)  # the means come first

@@ -1,5 +1,6 @@
 """VQ-VAE (van den Oord et al., 2017), https://arxiv.org/abs/1711.00937."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -101,25 +102,27 @@ class VQVAE(BaseVAE):
 
     def on_train_epoch_end(self) -> None:
         """Log perplexity and share of codes used, over the whole epoch."""
-        for name, result in self._usage(self.training_counts).items():
+        counts = self.training_counts.compute().cpu()
+        self.training_counts.reset()
+        for name, result in self._usage(counts).items():
             # Every process has the same numbers; sync_dist only keeps Lightning from warning.
             self.log(f"train/{name}", result.value, sync_dist=True)
 
-    def on_validation_epoch_end(self) -> None:
-        """Report the means, perplexity and share of codes used, over the whole set."""
-        super().on_validation_epoch_end()
-        for name, result in self._usage(self.evaluation_counts).items():
-            self.report("val", name, result)
+    def report_means(self, stage: str) -> None:
+        """Report the means, how the codebook is used, and the bits of a map of codes."""
+        super().report_means(stage)
+        counts = self.evaluation_counts.compute().cpu()
+        self.evaluation_counts.reset()
+        places = int(counts.sum()) / (self.results[f"{stage}/loss"].images or 1)
+        usage = self._usage(counts)
+        entropy = math.log2(max(usage["perplexity"].value, 1))
+        usage["code_bits"] = Result(places * math.log2(len(counts)), "bits per image")
+        usage["code_entropy_bits"] = Result(places * entropy, "bits per image")
+        for name, result in usage.items():
+            self.report(stage, name, result)
 
-    def on_test_epoch_end(self) -> None:
-        """Report the means, perplexity and share of codes used, over the whole set."""
-        super().on_test_epoch_end()
-        for name, result in self._usage(self.evaluation_counts).items():
-            self.report("test", name, result)
-
-    def _usage(self, metric: CodeCounts) -> dict[str, Result]:
-        counts = metric.compute().cpu()
-        metric.reset()
+    @staticmethod
+    def _usage(counts: Tensor) -> dict[str, Result]:
         return {
             "perplexity": Result(perplexity(counts).item(), f"of {len(counts)} codes"),
             "codes_used": Result(counts.gt(0).double().mean().item(), "of the codes"),

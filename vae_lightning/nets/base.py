@@ -51,8 +51,8 @@ class Decoder(nn.Module, ABC):
             ValueError: If this decoder cannot.
         """
         raise ValueError(
-            f"{type(self).__name__} cannot start at the mean image: "
-            "leave out --model.start_at_mean, or give it a method start_at"
+            f"{type(self).__name__} cannot start at the mean image, having no bias for each pixel: "
+            "leave out start_at_mean, or choose MLPDecoder"
         )
 
 

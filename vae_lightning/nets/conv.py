@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import cast
 
 from torch import Tensor, nn
 
@@ -98,7 +97,3 @@ class ConvDecoder(Decoder):
             height, width = self.sizes[-1 - i]
             x = layer(x)[:, :, :height, :width]
         return x
-
-    def start_at(self, params: Tensor) -> None:
-        """See `Decoder.start_at`; a channel has one bias, so it starts at its mean."""
-        cast(nn.ConvTranspose2d, self.layers[-1]).bias.data.copy_(params.mean((1, 2)))  # type: ignore[union-attr]

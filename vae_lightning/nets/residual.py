@@ -5,8 +5,6 @@ References:
     https://arxiv.org/abs/1711.00937
 """
 
-from typing import cast
-
 from torch import Tensor, nn
 
 from vae_lightning.nets.base import Decoder, Encoder, ImageShape, concatenate, positive
@@ -131,7 +129,3 @@ class ResidualDecoder(Decoder):
                 f"{(self.height, self.width)}; downsamplings must be those of the encoder"
             )
         return x[:, :, : self.height, : self.width]
-
-    def start_at(self, params: Tensor) -> None:
-        """See `Decoder.start_at`; a channel has one bias, so it starts at its mean."""
-        cast(nn.ConvTranspose2d, self.layers[-1]).bias.data.copy_(params.mean((1, 2)))  # type: ignore[union-attr]
