@@ -531,3 +531,18 @@ def test_pickled_code_is_not_run(run, folder, capsys):
     with pytest.raises(vae_lightning.errors.UserError, match="could run code"):
         vae_lightning.load(folder / "evil.ckpt")
     assert not (folder / "smuggled.txt").exists()
+
+
+def test_results_of_a_test_go_to_the_loggers(run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    ckpt = str(run.path / "checkpoints" / "best.ckpt")
+    main(["test", "--ckpt_path", ckpt, *QUICK, "--trainer.logger+=TensorBoardLogger"])
+    metrics = metrics_of(run.path)
+    logged = EventAccumulator(str(run.path / "tensorboard"))
+    logged.Reload()
+    for name in ("negative_elbo", "importance_weighted_cross_entropy", "active_units"):
+        (event,) = logged.Scalars(f"test/{name}")
+        assert event.value == pytest.approx(metrics[name], rel=1e-6)
+    (event,) = logged.Scalars("test/kl_per_dimension/1")
+    assert event.value == pytest.approx(metrics["kl_per_dimension"][1], rel=1e-6)

@@ -42,7 +42,7 @@ class Disentanglement(Measure):
     def __init__(self, votes: int = 800, per_vote: int = 64, images: int = 10_000) -> None:
         super().__init__()
         for option, value in {"votes": votes, "per_vote": per_vote, "images": images}.items():
-            if value < 2:
+            if not value or value < 2:
                 raise ValueError(f"metrics.{self.name}.{option} must be at least 2, got {value}")
         self.votes = votes
         self.per_vote = per_vote

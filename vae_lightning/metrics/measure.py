@@ -34,10 +34,10 @@ class Measure(pl.Callback, ABC):
         """Whether this model and these data have what is measured."""
 
     def start(self, model: BaseVAE) -> None:
-        """Forget an evaluation before; called in inference mode, as are the next two."""
+        """Forget an evaluation before."""
 
     def update(self, model: BaseVAE, batch: Batch) -> None:
-        """Take in a batch."""
+        """Take in a batch; called in inference mode, as is `compute`."""
 
     @abstractmethod
     def compute(self, model: BaseVAE) -> dict[str, Result]:
