@@ -472,7 +472,7 @@ def test_python_trained_checkpoints_work_too(folder, blobs):
         (["fit", "cvae"], 2, ["a configuration is given as --config cvae"]),
         (["predict"], 1, ["vae predict needs a trained model"]),
         (["test", "--ckpt_path", "last"], 1, ["last means nothing in a new process"]),
-        (["fit", "--metrics.log_likelihood.samples=5"], 2, ["no option", "metrics"]),
+        (["fit", "--metrics.latents=null"], 1, ["--metrics.latents is an option of vae test"]),
         (["fit", "--ckpt_path", "last"], 1, ["last means nothing in a new process"]),
         (["test", "--ckpt_path", "absent.ckpt"], 1, ["no checkpoint at absent.ckpt"]),
     ],
@@ -531,6 +531,19 @@ def test_pickled_code_is_not_run(run, folder, capsys):
     with pytest.raises(vae_lightning.errors.UserError, match="could run code"):
         vae_lightning.load(folder / "evil.ckpt")
     assert not (folder / "smuggled.txt").exists()
+
+
+def test_help_of_a_measure_needs_no_checkpoint(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["test", "--metrics.log_likelihood.help"])
+    assert "samples" in capsys.readouterr().out
+
+
+def test_no_results_of_the_sanity_check(folder, capsys):
+    main(["fit", *TINY, *SMALL_NETS, "--trainer.check_val_every_n_epoch=2"])
+    printed = capsys.readouterr().out
+    assert "On the validation images" not in printed
+    assert "Run folder:" in printed
 
 
 def test_results_of_a_test_go_to_the_loggers(run):

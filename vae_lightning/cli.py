@@ -333,7 +333,7 @@ class _Command(LightningCLI):
         if self.trainer.is_global_zero:
             size = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
             name = type(self.model).__name__
-            print(f"Training a {name} of {size:,} parameters; everything goes to {self.folder}")
+            print(f"Training {name}, {size:,} parameters; everything goes to {self.folder}")
 
     def fit(self, **kwargs: Any) -> None:
         """Train; after Ctrl-C say what there is, with the exit code of an interrupted command."""

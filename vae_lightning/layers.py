@@ -65,6 +65,10 @@ def with_layers(args: list[str]) -> list[str]:
         UserError: If a configuration or the checkpoint cannot be found or read.
     """
     command, *options = args
+    if command not in ("test", "validate"):
+        for _, flag in _flags(options):
+            if flag.startswith(("--metrics.", "--evaluation_seed")):
+                raise UserError(f"{flag} is an option of vae test and vae validate")
     configs: list[Path] = []
     ckpt_path: str | None = None
     for i, option in enumerate(options):
@@ -88,7 +92,7 @@ def with_layers(args: list[str]) -> list[str]:
         layers += _checkpoint_layers(command, ckpt_path, options)
     elif command == "fit":
         layers.append(_read_yaml(config_path(DEFAULT_CONFIG)))
-    elif not {"-h", "--help"} & set(options):
+    elif not any(option == "-h" or flag.endswith("help") for option, flag in _flags(options)):
         if typo := next((option for option in options if option.startswith("--ck")), None):
             raise UserError(f"no option '{typo.partition('=')[0]}'; did you mean '--ckpt_path'?")
         raise UserError(
@@ -100,6 +104,11 @@ def with_layers(args: list[str]) -> list[str]:
     lower = [part for layer in layers for part in ("--config", json.dumps(layer))]
     # Last, because an older configuration file may hold another.
     return [command, *lower, *options, *(["--ckpt_path", ckpt_path] if ckpt_path else [])]
+
+
+def _flags(options: Sequence[str]) -> list[tuple[str, str]]:
+    """Options, each with its name without a value behind ``=``."""
+    return [(option, option.partition("=")[0]) for option in options]
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

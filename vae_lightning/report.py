@@ -79,6 +79,7 @@ def document(model: BaseVAE, data: object, **how: str) -> dict[str, Any]:
         "likelihood": type(model.likelihood).__name__,
         "is_normalised": model.is_normalised,
         "data": type(data).__name__,
+        "pixels": getattr(data, "pixels", None),
         "images": results["loss"].images,
         "evaluation_seed": model.evaluation_seed,
         "importance_samples": getattr(results.get("importance_samples"), "value", None),

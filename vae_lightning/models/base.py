@@ -365,6 +365,8 @@ class BaseVAE(pl.LightningModule, ABC):
     def on_validation_epoch_end(self) -> None:
         """Report the means over all images under ``val/``."""
         self.report_means("val")
+        if self.trainer.sanity_checking:  # of a few images, before anything is learnt
+            self.results = {}
 
     def on_test_epoch_end(self) -> None:
         """Report the means over all images under ``test/``."""
