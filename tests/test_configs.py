@@ -17,6 +17,7 @@ SMALL = [
     "--data.test_size=24",
     "--data.batch_size=32",
     "--trainer.max_epochs=1",
+    "--trainer.check_val_every_n_epoch=1",
     "--trainer.accelerator=cpu",
     "--trainer.enable_progress_bar=false",
 ]
