@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
@@ -126,7 +126,6 @@ class _Command(LightningCLI):
     def __init__(self, args: list[str], given: str = "") -> None:
         _quieten()
         self.given = given
-        self.prepared = ""
         self.optimizer_changes: dict[str, Any] = {}
         self.reserved: list[Path] = []
         try:
@@ -149,8 +148,16 @@ class _Command(LightningCLI):
     def _prepare_subcommand_parser(
         self, klass: type, subcommand: str, **kwargs: Any
     ) -> LightningArgumentParser:
-        self.prepared = subcommand  # not every command has the same options
-        return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand in ("validate", "test"):
+            self._add_switchable(parser, "metrics", MEASURES)
+            parser.add_argument(
+                "--evaluation_seed",
+                type=int,
+                default=0,
+                help="Of the noise: another seed shows how much of a number is chance.",
+            )
+        return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Options beside those of model, data and trainer."""
@@ -172,31 +179,20 @@ class _Command(LightningCLI):
                 "checkpoint.save_last": True,
             }
         )
-        for name, cls in callbacks.FIGURES.items():
+        self._add_switchable(parser, "figures", callbacks.FIGURES)
+
+    @staticmethod
+    def _add_switchable(
+        parser: LightningArgumentParser, group: str, classes: Mapping[str, type]
+    ) -> None:
+        """An option ``--GROUP.NAME`` for each class, which is there unless it is set to null."""
+        for name, cls in classes.items():
             parser.add_argument(
-                f"--figures.{name}",
+                f"--{group}.{name}",
                 type=cls | None,
                 default={"class_path": f"{cls.__module__}.{cls.__qualname__}"},
                 help=f"{(cls.__doc__ or '').splitlines()[0]} null: none.",
             )
-
-        if self.prepared in ("validate", "test"):
-            self._add_measures(parser)
-
-    def _add_measures(self, parser: LightningArgumentParser) -> None:
-        for name, measure in MEASURES.items():
-            parser.add_argument(
-                f"--metrics.{name}",
-                type=measure | None,
-                default={"class_path": f"{measure.__module__}.{measure.__qualname__}"},
-                help=f"{(measure.__doc__ or '').splitlines()[0]} null: none.",
-            )
-        parser.add_argument(
-            "--evaluation_seed",
-            type=int,
-            default=0,
-            help="Of the noise: another seed shows how much of a number is chance.",
-        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; unlike the original without a warning that ``sys.argv`` is not used."""

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from vae_lightning import randomness
-from vae_lightning.distributed import gather_rows, several_processes
+from vae_lightning.distributed import gather_rows, several_processes, total
 
 
 class Quantized(NamedTuple):
@@ -145,9 +145,7 @@ class VectorQuantizer(nn.Module):
     def _learn(self, vectors: Tensor, indices: Tensor) -> None:
         flat = vectors.flatten(0, -2)
         counts, sums = _assigned(flat, indices.flatten(), self.codes)
-        if several_processes():
-            dist.all_reduce(counts)
-            dist.all_reduce(sums)
+        counts, sums = total(counts), total(sums)
         equal_share = counts.sum() / self.codes
         self.usage.lerp_((counts / equal_share).to(self.usage.dtype), 1 - self.decay)
         if self.learning == "ema":
