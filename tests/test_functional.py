@@ -8,6 +8,7 @@ from vae_lightning.functional import (
     DiagonalGaussian,
     log_mean_exp,
     perplexity,
+    softplus,
     standard_normal_kl,
     standard_normal_log_prob,
 )
@@ -103,3 +104,18 @@ def test_perplexity(counts, expected):
     if expected is None:
         expected = math.exp(-(0.25 * math.log(0.25) + 0.75 * math.log(0.75)))
     assert perplexity(torch.tensor(counts)).item() == pytest.approx(expected)
+
+
+def test_softplus_against_float64():
+    x = torch.cat([torch.linspace(-120, 120, 4801), torch.tensor([-1e-6, 0.0, 1e-6, 1e4, -1e4])])
+    exact = torch.logaddexp(x.double(), torch.zeros(()).double())
+    # Absolutely below 0, where the value is small; relatively above.
+    torch.testing.assert_close(softplus(x).double(), exact, rtol=2e-7, atol=1.2e-7)
+
+
+def test_gradient_of_softplus_is_the_sigmoid():
+    x = torch.linspace(-30, 30, 61, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(softplus, x)
+    weight = torch.linspace(1, 2, 61, dtype=torch.float64)
+    (softplus(x) * weight).sum().backward()
+    torch.testing.assert_close(x.grad, weight * torch.sigmoid(x.detach()))

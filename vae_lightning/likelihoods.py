@@ -9,7 +9,8 @@ from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid, softplus
+
+from vae_lightning.functional import softplus
 
 
 class Likelihood(nn.Module, ABC):
@@ -68,7 +69,7 @@ class Bernoulli(Likelihood):
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
         """See `Likelihood.log_prob`."""
         logits = params.float()
-        # log p = x logit - log(1 + exp(logit)); pixel by pixel, so that no digits are lost.
+        # log p = x logit - log(1 + exp(logit)); summed last, so that no digits are lost.
         return -_sum(torch.addcmul(softplus(logits), logits, x.float(), value=-1))
 
     def mean(self, params: Tensor) -> Tensor:
@@ -224,8 +225,8 @@ class DiscretizedLogistic(Likelihood):
             -log_scale - math.log(255) - width / 2,
             (-torch.expm1(-torch.where(small, 1.0, width))).log(),
         )
-        log_above = torch.where(x > 1 - 0.5 / 255, 0.0, logsigmoid(above))
-        log_below = torch.where(x < 0.5 / 255, 0.0, logsigmoid(-below))
+        log_above = torch.where(x > 1 - 0.5 / 255, 0.0, -softplus(-above))
+        log_below = torch.where(x < 0.5 / 255, 0.0, -softplus(below))
         inside = (x > 0.5 / 255) & (x < 1 - 0.5 / 255)
         return _sum(log_above + log_below + torch.where(inside, log_width, 0.0))
 
