@@ -40,17 +40,23 @@ def portable(value: Any) -> Any:
         return [portable(item) for item in value]
     if isinstance(value, Mapping):
         return {str(key): portable(item) for key, item in value.items()}
-    if isinstance(value, type):
-        return {"class_path": f"{value.__module__}.{value.__qualname__}"}
-    if isinstance(value, functools.partial):
-        # jsonargparse, which builds what is loaded, puts functions of its own before the class.
-        *_, cls = value.func, *value.args
-        if isinstance(cls, type):
-            return {**portable(cls), "init_args": portable(value.keywords)}
+    if cls := class_of(value):
+        plain: dict[str, Any] = {"class_path": f"{cls.__module__}.{cls.__qualname__}"}
+        if isinstance(value, functools.partial):
+            plain["init_args"] = portable(value.keywords)
+        return plain
     raise TypeError(
         f"a hyperparameter must be plain data, a class, or functools.partial(class, name=value) so "
         f"that a checkpoint can hold it without pickled code; got {value!r}"
     )
+
+
+def class_of(value: Any) -> type | None:
+    """The class that a hyperparameter is, or is a `functools.partial` of; None for other things."""
+    if isinstance(value, functools.partial):
+        # jsonargparse, which builds what is loaded, puts functions of its own before the class.
+        *_, value = value.func, *value.args
+    return value if isinstance(value, type) else None
 
 
 def remember_arguments(module: "HyperparametersMixin") -> None:

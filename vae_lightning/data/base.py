@@ -74,15 +74,16 @@ class Joined(Dataset[Batch]):
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         index = torch.as_tensor(indices)
         start = len(self.parts[0])
-        own = index[index < start], index[index >= start]
+        places = [(index < start).nonzero()[:, 0], (index >= start).nonzero()[:, 0]]
         batches = [
-            part.__getitems__(chosen - offset)
-            for part, chosen, offset in zip(self.parts, own, (0, start), strict=True)
-            if len(chosen)
+            part.__getitems__(index[place] - offset)
+            for part, place, offset in zip(self.parts, places, (0, start), strict=True)
+            if len(place)
         ]
+        order = torch.cat(places).argsort()
         labels = [batch.y for batch in batches if batch.y is not None]
-        x = torch.cat([batch.x for batch in batches])
-        return Batch(x, torch.cat(labels) if labels else None, torch.cat(own))
+        x = torch.cat([batch.x for batch in batches])[order]
+        return Batch(x, torch.cat(labels)[order] if labels else None, index)
 
     def __getitem__(self, index: int) -> Batch:
         return self.__getitems__([index])
@@ -192,6 +193,12 @@ class ImageData(pl.LightningDataModule, ABC):
         """Whether pixels are 0 or 1."""
         return self.pixels != "grey"
 
+    @property
+    def updates_per_call(self) -> int:
+        """Batches that the model takes as one and trains on one after the other."""
+        model = None if self.trainer is None else self.trainer.lightning_module
+        return getattr(model, "updates", 1)
+
     @abstractmethod
     def load(self, split: Split) -> Dataset[Batch]:
         """The images of a split; its ``__getitems__`` returns a `Batch` of uint8 images."""
@@ -256,7 +263,7 @@ class ImageData(pl.LightningDataModule, ABC):
             )
         return DataLoader(
             dataset,
-            batch_size=self.batch_size,
+            batch_size=self.batch_size * (self.updates_per_call if split == "train" else 1),
             sampler=sampler,
             num_workers=self.num_workers,
             collate_fn=_as_is,

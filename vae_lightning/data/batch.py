@@ -1,5 +1,6 @@
 """The batch that this package's data modules yield and its models take."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,12 @@ class Batch(NamedTuple):
     x: Tensor
     y: Tensor | None
     indices: Tensor
+
+    def split(self, size: int) -> "Iterator[Batch]":
+        """Batches of ``size`` images, the last one of what is left."""
+        for start in range(0, len(self.x), size):
+            part = slice(start, start + size)
+            yield Batch(self.x[part], None if self.y is None else self.y[part], self.indices[part])
 
     @classmethod
     def of(cls, batch: Any, first_index: int = 0) -> "Batch":

@@ -6,9 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any, cast
 
-import lightning.pytorch as pl
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from vae_lightning.checkpoint import remember_arguments
@@ -16,6 +15,7 @@ from vae_lightning.data.batch import Batch
 from vae_lightning.likelihoods import Bernoulli, Likelihood
 from vae_lightning.metrics.measure import Mean
 from vae_lightning.metrics.result import NATS, Result
+from vae_lightning.models.training import Training
 from vae_lightning.nets import Decoder, ImageShape
 from vae_lightning.randomness import Noise
 
@@ -43,7 +43,7 @@ class Terms:
         return NATS
 
 
-class BaseVAE(pl.LightningModule, ABC):
+class BaseVAE(Training, ABC):
     """A model with an encoder, a decoder and a likelihood. Variants implement the abstract methods.
 
     What can be called on every trained model: `embed`, `decode`, `reconstruct` and `sample`. These
@@ -61,6 +61,10 @@ class BaseVAE(pl.LightningModule, ABC):
         optimizer: Optimiser of all parameters.
         lr_scheduler: Learning-rate scheduler, stepped once per epoch.
         compile: Compile encoder and decoder with ``torch.compile`` before the first batch.
+        updates_per_call: Updates of the weights in one call of ``training_step``, for each of which
+            Lightning's loop takes its time. By default as many as small images allow, and 1 where
+            an option of the trainer counts or treats single batches. The updates are the same
+            whatever it is; 1 hands each batch to Lightning and its callbacks.
 
     Attributes:
         latent_dim: Size of the latent vector, None where the latent is none.
@@ -71,7 +75,8 @@ class BaseVAE(pl.LightningModule, ABC):
         results: What the last validation or test reported, by ``stage/name``.
 
     Raises:
-        ValueError: If the model is conditional and the data have no labels.
+        ValueError: If the model is conditional and the data have no labels, or ``updates_per_call``
+            is not positive.
     """
 
     encoder: nn.Module
@@ -90,6 +95,7 @@ class BaseVAE(pl.LightningModule, ABC):
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
         compile: bool = False,
+        updates_per_call: int | None = None,
     ) -> None:
         super().__init__()
         remember_arguments(self)
@@ -106,6 +112,9 @@ class BaseVAE(pl.LightningModule, ABC):
         self.make_optimizer = optimizer
         self.make_lr_scheduler = lr_scheduler
         self.compile_nets = compile
+        if updates_per_call is not None and updates_per_call < 1:
+            raise ValueError(f"model.updates_per_call must be at least 1, got {updates_per_call}")
+        self.updates_per_call = updates_per_call
         self.noise_seed = torch.initial_seed()
         self.evaluation_seed = 0
         self.results: dict[str, Result] = {}
@@ -307,19 +316,12 @@ class BaseVAE(pl.LightningModule, ABC):
 
     # Lightning
 
-    @property
-    def step(self) -> int:
-        """Batches trained on before this one, over all epochs; resumes with the checkpoint.
-
-        Not ``global_step``, which counts the steps of every optimiser.
-        """
-        return max(self.trainer.fit_loop.total_batch_idx, 0) if self._trainer else 0
-
     def setup(self, stage: str) -> None:
         """Start at the mean image and compile the networks, if asked for.
 
         Never the module itself is compiled: its logging breaks.
         """
+        super().setup(stage)
         if stage == "fit" and self.start_at_mean and not self._started:
             self._started = True
             data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -334,25 +336,13 @@ class BaseVAE(pl.LightningModule, ABC):
             self.encoder.compile()
             self.decoder.compile()
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """The mean objective of a batch; its terms are logged on the steps that are written."""
-        per_image = self._per_image(batch, "train", self.step, self.noise_seed)
-        # The one place where a mean over a batch is taken.
-        means = {name: value.mean() for name, value in per_image.items()}
-        # Each logged key costs about as much as the training loop around it.
-        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if every and (self.trainer.global_step + 1) % every == 0:
-            for name, value in means.items():
-                self.log(f"train/{name}", value, prog_bar=name == "loss")
-        return means["loss"]
-
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Add the terms of a batch to the sums over the validation images."""
-        self._add(self._per_image(batch, "val", batch_idx, self.evaluation_seed))
+        self._add(self.per_image(batch, "val", batch_idx, self.evaluation_seed))
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """Add the terms of a batch to the sums over the test images."""
-        self._add(self._per_image(batch, "test", batch_idx, self.evaluation_seed))
+        self._add(self.per_image(batch, "test", batch_idx, self.evaluation_seed))
 
     def on_validation_epoch_start(self) -> None:
         """Forget the validation before."""
@@ -402,27 +392,10 @@ class BaseVAE(pl.LightningModule, ABC):
             **self.encode(batch.x, self.one_hot(batch)),
         }
 
-    def configure_optimizers(self) -> Any:
-        """The optimiser over all trainable parameters and, if there is one, the scheduler."""
-        optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
-        if self.make_lr_scheduler is None:
-            return optimizer
-        scheduler = self.make_lr_scheduler(optimizer)
-        if isinstance(scheduler, ReduceLROnPlateau):
-            return {
-                "optimizer": optimizer,
-                "lr_scheduler": {"scheduler": scheduler, "monitor": scheduler.monitor},
-            }
-        return [optimizer], [scheduler]
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the seed of the noise, so that a resumed run goes on with it."""
-        checkpoint["noise_seed"] = self.noise_seed
-
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the seed of the noise from a checkpoint that has one."""
+        """See `Training.on_load_checkpoint`; a trained decoder has left the mean image."""
+        super().on_load_checkpoint(checkpoint)
         self._started = True
-        self.noise_seed = checkpoint.get("noise_seed", self.noise_seed)
 
     def one_hot(self, batch: Batch) -> Tensor | None:
         """As `condition`, without its checks: they would make a GPU wait in every step."""
@@ -450,7 +423,7 @@ class BaseVAE(pl.LightningModule, ABC):
         rank = self.trainer.global_rank if self._trainer else 0
         return Batch.of(batch, first_index=(rank << 48) + (step << 20))
 
-    def _per_image(self, batch: Any, stage: str, step: int, seed: int) -> dict[str, Tensor]:
+    def per_image(self, batch: Any, stage: str, step: int, seed: int) -> dict[str, Tensor]:
         """The objective and its terms by name, one value per image, each (B,)."""
         batch = self.indexed(batch, step)
         # In evaluation an image's noise must not depend on the batch it happens to be in.

@@ -1,0 +1,187 @@
+"""Several updates in one call of training_step are the updates that would be made one by one."""
+
+import csv
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import ReduceLROnPlateau
+from lightning.pytorch.loggers import CSVLogger
+
+from vae_lightning import VAE, VQVAE, BetaVAE
+from vae_lightning.schedules import LinearWarmup
+
+
+class Warmup6(LinearWarmup):
+    def __init__(self) -> None:
+        super().__init__(6)
+
+
+class StepLR(torch.optim.lr_scheduler.StepLR):
+    """A class, so that a checkpoint can hold it."""
+
+    def __init__(self, optimizer) -> None:
+        super().__init__(optimizer, step_size=1, gamma=0.5)
+
+
+def variant(name, updates_per_call):
+    torch.manual_seed(3)
+    common = {
+        "image_shape": (1, 8, 8),
+        "num_classes": 4,
+        "updates_per_call": updates_per_call,
+        "lr_scheduler": StepLR,
+    }
+    if name == "VQVAE":
+        return VQVAE(code_dim=8, **common)
+    return BetaVAE(schedule=Warmup6, **common)
+
+
+def train(model, data, folder, ckpt_path=None, **kwargs):
+    trainer = pl.Trainer(
+        **{
+            "default_root_dir": folder,
+            "accelerator": "cpu",
+            "logger": CSVLogger(folder, name="", version="log"),
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "log_every_n_steps": 2,
+            "max_epochs": 3,
+            **kwargs,
+        }
+    )
+    trainer.fit(model, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
+    return trainer
+
+
+def rows(folder):
+    with (folder / "log" / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def optimizer_state(trainer):
+    (optimizer,) = trainer.optimizers
+    return optimizer.state_dict()
+
+
+@pytest.fixture
+def seventy(blobs):
+    """70 images in batches of 16, the last one of 6: calls of 3 batches have 48 and 22 images."""
+    return lambda **kwargs: blobs(70, pixels="dynamic", **kwargs)
+
+
+@pytest.mark.parametrize("name", ["BetaVAE", "VQVAE"])
+@pytest.mark.parametrize("updates", [3, 5, None])
+def test_updates_are_the_same(seventy, tmp_path, name, updates):
+    one = train(variant(name, 1), seventy(), tmp_path / "one")
+    several = train(variant(name, updates), seventy(), tmp_path / "several")
+    assert one.lightning_module.updates == 1
+    assert several.lightning_module.updates == (updates or 64)
+    assert one.global_step == several.global_step == 15
+    assert one.lightning_module.step == several.lightning_module.step == 15
+    for key, value in one.lightning_module.state_dict().items():
+        assert value.equal(several.lightning_module.state_dict()[key]), key
+    torch.testing.assert_close(optimizer_state(one), optimizer_state(several), rtol=0, atol=0)
+    assert optimizer_state(one)["param_groups"][0]["lr"] == 1e-3 / 8
+    # The log has the same numbers at the same steps.
+    assert rows(tmp_path / "one") == rows(tmp_path / "several")
+    assert {row["step"] for row in rows(tmp_path / "one")} >= {"1", "3", "13"}
+
+
+@pytest.mark.parametrize(("before", "after"), [(3, 3), (1, 4), (4, 1)])
+def test_resumes_whatever_the_number_was(seventy, tmp_path, before, after):
+    whole = train(variant("BetaVAE", 1), seventy(), tmp_path / "whole")
+    first = train(variant("BetaVAE", before), seventy(), tmp_path / "first", max_epochs=2)
+    first.save_checkpoint(tmp_path / "a.ckpt")
+    resumed = train(
+        variant("BetaVAE", after), seventy(), tmp_path / "rest", ckpt_path=tmp_path / "a.ckpt"
+    )
+    assert resumed.global_step == resumed.lightning_module.step == 15
+    for key, value in whole.lightning_module.state_dict().items():
+        assert value.equal(resumed.lightning_module.state_dict()[key]), key
+    known = {row["step"]: row for row in rows(tmp_path / "whole")}
+    for row in rows(tmp_path / "rest"):
+        assert {k: v for k, v in known[row["step"]].items() if k in row} == row
+
+
+def test_training_ends_at_max_steps(seventy, tmp_path):
+    trainer = train(variant("BetaVAE", 3), seventy(), tmp_path, max_epochs=-1, max_steps=7)
+    assert trainer.global_step == 7
+
+
+def test_a_second_training_counts_from_the_start(seventy, tmp_path):
+    model = variant("BetaVAE", 3)
+    train(model, seventy(), tmp_path / "a", max_epochs=1)
+    train(model, seventy(), tmp_path / "b", max_epochs=1)
+    assert model.step == model.trainer.global_step == 5
+
+
+class Foreign(pl.LightningDataModule):
+    """Somebody's data module, which knows nothing of this project."""
+
+    def train_dataloader(self):
+        return torch.utils.data.DataLoader(torch.rand(12, 1, 8, 8), batch_size=4)
+
+    def val_dataloader(self):
+        return self.train_dataloader()
+
+
+SINGLE = {
+    "gradient_clip_val": {"gradient_clip_val": 1.0},
+    "accumulate_grad_batches": {"accumulate_grad_batches": 2},
+    "limit_train_batches": {"limit_train_batches": 1},
+    "val_check_interval": {"val_check_interval": 1},
+}
+
+
+@pytest.mark.parametrize("option", SINGLE)
+def test_options_that_need_single_batches_get_them(seventy, tmp_path, option):
+    model = variant("BetaVAE", None)
+    train(model, seventy(), tmp_path, max_epochs=1, **SINGLE[option])
+    assert model.updates == 1
+    with pytest.raises(ValueError, match=f"updates_per_call is 3, but trainer.{option}"):
+        train(variant("BetaVAE", 3), seventy(), tmp_path / "b", max_epochs=1, **SINGLE[option])
+
+
+def test_checkpoints_every_n_steps_need_single_batches(seventy, tmp_path):
+    model = variant("BetaVAE", None)
+    saver = ModelCheckpoint(tmp_path / "checkpoints", every_n_train_steps=2, save_top_k=-1)
+    train(model, seventy(), tmp_path, max_epochs=1, callbacks=[saver], enable_checkpointing=True)
+    assert model.updates == 1
+    assert len(list(tmp_path.glob("checkpoints/*.ckpt"))) == 2
+
+
+class Plateau(ReduceLROnPlateau):
+    def __init__(self, optimizer) -> None:
+        super().__init__(optimizer, monitor="val/loss", patience=0, threshold=1e6)
+
+
+def test_a_learning_rate_that_follows_a_loss_needs_single_batches(seventy, tmp_path):
+    model = VAE(image_shape=(1, 8, 8), lr_scheduler=Plateau)
+    train(model, seventy(), tmp_path)
+    assert model.updates == 1
+    assert model.trainer.optimizers[0].param_groups[0]["lr"] < 1e-3
+
+
+def test_data_of_others_come_one_batch_at_a_time(tmp_path):
+    model = VAE(image_shape=(1, 8, 8))
+    trainer = train(model, Foreign(), tmp_path, max_epochs=1)
+    assert model.updates == 1
+    assert trainer.global_step == 3
+
+
+def test_large_images_come_one_batch_at_a_time(blobs, tmp_path):
+    data = blobs(70, batch_size=128)
+    model = VAE(image_shape=(1, 8, 8))
+    model.trainer = pl.Trainer(logger=False)
+    model.trainer.datamodule = data
+    for shape, expected in {(1, 8, 8): 64, (1, 28, 28): 16, (3, 64, 64): 1}.items():
+        data.image_shape = shape
+        assert model._choose_updates() == expected
+
+
+def test_a_number_that_is_not_positive_is_refused():
+    with pytest.raises(ValueError, match="updates_per_call must be at least 1, got 0"):
+        VAE(updates_per_call=0)

@@ -1,0 +1,192 @@
+"""How a model is trained by Lightning: one update for each batch, or several in one call."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from abc import abstractmethod
+from typing import Any, cast
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from torch import Tensor
+
+from vae_lightning.checkpoint import class_of
+from vae_lightning.data.batch import Batch
+
+_PIXELS_PER_CALL = 2048 * 28 * 28
+"""Where `updates_per_call` is chosen: as many batches as have so many pixels, a second's work of a
+small network on one core at most."""
+
+_MOST_UPDATES_PER_CALL = 64
+
+
+class Training(pl.LightningModule):
+    """Steps, logging, optimiser and learning-rate schedule of a training.
+
+    Lightning's loop takes one or two milliseconds for every batch, more than a small network needs
+    for its update. With several updates in a call of `training_step`, the data module of this
+    project yields that many batches as one, and the loop takes its time once for all of them. The
+    updates are the same: same images, same order, same noise, and the same steps in the log.
+
+    Attributes:
+        make_optimizer: Makes the optimiser.
+        make_lr_scheduler: Makes the learning-rate scheduler, if there is to be one.
+        updates_per_call: Updates in one call as asked for; None: as many as the training allows.
+        updates: Updates in one call as chosen.
+        step: Batches trained on before this one, over all epochs. Not ``global_step``, which counts
+            the steps of the optimiser.
+        noise_seed: Of the noise in training.
+    """
+
+    make_optimizer: OptimizerCallable
+    make_lr_scheduler: LRSchedulerCallable | None
+    updates_per_call: int | None
+    noise_seed: int
+    updates: int = 1
+    step: int = 0
+    _optimizer_steps: int | None = None
+    _written: int = -1
+
+    @abstractmethod
+    def per_image(self, batch: Any, stage: str, step: int, seed: int) -> dict[str, Tensor]:
+        """The objective (``loss``) and its terms by name, one value per image, each (B,)."""
+
+    def setup(self, stage: str) -> None:
+        """Choose how many updates a call of `training_step` does."""
+        if stage == "fit":
+            self.step = 0  # a checkpoint that is resumed is read later
+            self._optimizer_steps = None
+            self._written = -1
+            self.updates = self._choose_updates()
+            self.automatic_optimization = self.updates == 1
+            # Lightning counts calls when it compares the batches with log_every_n_steps.
+            warnings.filterwarnings("ignore", ".*is smaller than the logging interval.*")
+
+    def _choose_updates(self) -> int:
+        trainer: Any = self.trainer
+        one_at_a_time = _needs_single_batches(trainer, class_of(self.make_lr_scheduler))
+        if self.updates_per_call is not None:
+            if self.updates_per_call > 1 and one_at_a_time:
+                raise ValueError(
+                    f"model.updates_per_call is {self.updates_per_call}, but {one_at_a_time}: "
+                    "leave out one of the two"
+                )
+            return self.updates_per_call
+        if one_at_a_time:
+            return 1
+        data = trainer.datamodule
+        pixels = data.batch_size * math.prod(data.image_shape)
+        return min(max(1, _PIXELS_PER_CALL // pixels), _MOST_UPDATES_PER_CALL)
+
+    def on_train_start(self) -> None:
+        """Go on counting where a checkpoint ended, however many updates its calls had."""
+        if self._optimizer_steps is not None:
+            loop = self.trainer.fit_loop.epoch_loop
+            loop.manual_optimization.optim_step_progress.total.completed = self._optimizer_steps
+            loop.automatic_optimization.optim_progress.optimizer.step.total.completed = (
+                self._optimizer_steps
+            )
+            self._optimizer_steps = None
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
+        """Train on a batch, or on several that come as one."""
+        if self.automatic_optimization:
+            return self._loss(batch)
+        optimizer = cast(LightningOptimizer, self.optimizers())
+        schedulers = self.trainer.lr_scheduler_configs
+        limit = self.trainer.max_steps
+        done = 0
+        for part in Batch.of(batch).split(self.trainer.datamodule.batch_size):  # type: ignore[attr-defined]
+            if limit != -1 and self.trainer.global_step >= limit:
+                break
+            loss = self._loss(part)
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            optimizer.step()
+            done += 1
+            for config in schedulers:
+                if config.interval == "step" and self.trainer.global_step % config.frequency == 0:
+                    config.scheduler.step()  # type: ignore[call-arg]
+        # The axis of the log counts updates; Lightning adds the last one itself.
+        self.trainer.fit_loop.epoch_loop._batches_that_stepped += done - 1
+        if self.trainer.is_last_batch:
+            for config in schedulers:
+                epoch = self.trainer.current_epoch + 1
+                if config.interval == "epoch" and epoch % config.frequency == 0:
+                    config.scheduler.step()  # type: ignore[call-arg]
+        return None
+
+    def _loss(self, batch: Any) -> Tensor:
+        """The mean objective of one batch; its terms are logged on the steps that are written."""
+        per_image = self.per_image(batch, "train", self.step, self.noise_seed)
+        self.step += 1
+        # The one place where a mean over a batch is taken.
+        loss = per_image["loss"].mean()
+        step = self.trainer.global_step
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and (step + 1) % every == 0 and step != self._written:
+            self._written = step  # of accumulated batches the first
+            # Each key costs about as much as the training loop around it, so not at every step.
+            means = {f"train/{name}": value.mean() for name, value in per_image.items()}
+            for name, value in means.items():
+                self.log(name, value, prog_bar=name == "train/loss", logger=False)
+            numbers = {name: value.item() for name, value in means.items()}
+            for logger in self.trainer.loggers:
+                logger.log_metrics({"epoch": self.trainer.current_epoch, **numbers}, step)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser over all trainable parameters and, if there is one, the scheduler."""
+        optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
+        if self.make_lr_scheduler is None:
+            return optimizer
+        scheduler = self.make_lr_scheduler(optimizer)
+        if isinstance(scheduler, ReduceLROnPlateau):
+            return {
+                "optimizer": optimizer,
+                "lr_scheduler": {"scheduler": scheduler, "monitor": scheduler.monitor},
+            }
+        return [optimizer], [scheduler]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the seed of the noise and the step, so that a resumed run goes on with them."""
+        checkpoint["noise_seed"] = self.noise_seed
+        checkpoint["step"] = self.step
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the seed of the noise and the step from a checkpoint."""
+        self.noise_seed = checkpoint.get("noise_seed", self.noise_seed)
+        self._optimizer_steps = checkpoint["global_step"]
+        self.step = checkpoint.get("step", self._optimizer_steps)
+
+
+def _needs_single_batches(trainer: Any, scheduler: type | None) -> str:
+    """What of a training counts or treats single batches, as a clause; empty if nothing does."""
+    checkpoints = [c for c in trainer.callbacks if isinstance(c, ModelCheckpoint)]
+    reasons = {
+        "the data module yields batches of one size only": not hasattr(
+            trainer.datamodule, "updates_per_call"
+        ),
+        "trainer.gradient_clip_val clips the gradient of each update": trainer.gradient_clip_val,
+        "trainer.accumulate_grad_batches joins batches": trainer.accumulate_grad_batches > 1,
+        "trainer.limit_train_batches counts batches": not _is_all(trainer.limit_train_batches),
+        "trainer.val_check_interval counts batches": not _is_all(trainer.val_check_interval),
+        "checkpoint.every_n_train_steps counts them": any(
+            checkpoint._every_n_train_steps for checkpoint in checkpoints
+        ),
+        "model.lr_scheduler follows a validation loss": scheduler is not None
+        and issubclass(scheduler, ReduceLROnPlateau),
+        f"{type(trainer.strategy).__name__} trains on one batch at a time": not isinstance(
+            trainer.strategy, SingleDeviceStrategy | DDPStrategy
+        ),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")
+
+
+def _is_all(limit: float) -> bool:
+    """Whether a limit of Lightning's, a share (1.0) or a number (1) of batches, means all."""
+    return isinstance(limit, float) and limit == 1.0
