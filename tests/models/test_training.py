@@ -106,6 +106,45 @@ def test_resumes_whatever_the_number_was(seventy, tmp_path, before, after):
         assert {k: v for k, v in known[row["step"]].items() if k in row} == row
 
 
+class SaveInside(pl.Callback):
+    """Writes a checkpoint in the middle of an epoch."""
+
+    def __init__(self, path, epoch, batch_idx) -> None:
+        self.path, self.when = path, (epoch, batch_idx)
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        if (trainer.current_epoch, batch_idx) == self.when:
+            trainer.save_checkpoint(self.path)
+
+
+@pytest.mark.parametrize("name", ["BetaVAE", "VQVAE"])
+@pytest.mark.parametrize(
+    ("updates", "workers", "epoch", "batch_idx"),
+    [(1, 0, 1, 2), (1, 1, 1, 0), (2, 0, 1, 1), (2, 0, 0, 0), (1, 0, 1, 4)],
+)
+def test_resumes_in_the_middle_of_an_epoch(
+    seventy, tmp_path, name, updates, workers, epoch, batch_idx
+):
+    """Bit for bit: weights, optimiser, learning rate, codebook, and what is logged after."""
+    saver = SaveInside(tmp_path / "a.ckpt", epoch, batch_idx)
+    whole = train(
+        variant(name, updates), seventy(num_workers=workers), tmp_path / "whole", callbacks=[saver]
+    )
+    torch.manual_seed(99)  # another process is in another random state
+    resumed = train(
+        variant(name, updates),
+        seventy(num_workers=workers),
+        tmp_path / "rest",
+        ckpt_path=tmp_path / "a.ckpt",
+    )
+    assert resumed.global_step == whole.global_step == 15
+    for key, value in whole.lightning_module.state_dict().items():
+        assert value.equal(resumed.lightning_module.state_dict()[key]), key
+    torch.testing.assert_close(optimizer_state(whole), optimizer_state(resumed), rtol=0, atol=0)
+    rest = rows(tmp_path / "rest")
+    assert rest == rows(tmp_path / "whole")[-len(rest) :]
+
+
 def test_training_ends_at_max_steps(seventy, tmp_path):
     trainer = train(variant("BetaVAE", 3), seventy(), tmp_path, max_epochs=-1, max_steps=7)
     assert trainer.global_step == 7

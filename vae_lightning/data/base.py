@@ -107,12 +107,17 @@ class ShardSampler(DistributedSampler[Any]):
         rank: Number of this process.
         shuffle: Whether this is for training.
         seed: Of the order.
+
+    Attributes:
+        done: Epoch that was interrupted, and how many of its images this process has seen: they
+            are left out when that epoch is begun again.
     """
 
     def __init__(
         self, dataset: Dataset[Any], num_replicas: int, rank: int, shuffle: bool, seed: int = 0
     ) -> None:
         super().__init__(dataset, num_replicas, rank, shuffle=shuffle, seed=seed)
+        self.done = (0, 0)
         self.images = len(dataset)  # type: ignore[arg-type]
         if shuffle:
             self.images -= self.images % num_replicas
@@ -123,10 +128,42 @@ class ShardSampler(DistributedSampler[Any]):
             order = torch.randperm(len(self.dataset), generator=generator)  # type: ignore[arg-type]
         else:
             order = torch.arange(self.images)
-        return iter(order[self.rank : self.images : self.num_replicas].tolist())
+        epoch, seen = self.done
+        own = order[self.rank : self.images : self.num_replicas]
+        return iter(own[seen if epoch == self.epoch else 0 :].tolist())
 
     def __len__(self) -> int:
         return len(range(self.rank, self.images, self.num_replicas))
+
+
+class TrainLoader(DataLoader[Batch]):
+    """Batches for training, which go on in the middle of an epoch where a checkpoint was written.
+
+    Args:
+        trainer: Knows how far the training is; None: there is nothing to go on with.
+        **kwargs: See `torch.utils.data.DataLoader`; the sampler is a `ShardSampler`.
+    """
+
+    sampler: ShardSampler
+
+    def __init__(self, trainer: pl.Trainer | None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.trainer = trainer
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the next batch is: epoch, and images of it that each process has seen."""
+        assert self.trainer is not None
+        assert self.batch_size is not None
+        loop = self.trainer.fit_loop
+        begun, batches = loop.epoch_progress.current.ready, loop.epoch_loop.batch_progress
+        if batches.is_last_batch:
+            return {"epoch": begun, "images": 0}
+        return {"epoch": begun - 1, "images": batches.current.ready * self.batch_size}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Begin there; called by Lightning."""
+        self.sampler.set_epoch(state["epoch"])
+        self.sampler.done = (state["epoch"], state["images"])
 
 
 class ImageData(pl.LightningDataModule, ABC):
@@ -261,16 +298,19 @@ class ImageData(pl.LightningDataModule, ABC):
                 f"the {split} split has fewer images than there are processes ({size}): "
                 "use fewer devices or more images"
             )
-        return DataLoader(
-            dataset,
-            batch_size=self.batch_size * (self.updates_per_call if split == "train" else 1),
-            sampler=sampler,
-            num_workers=self.num_workers,
-            collate_fn=_as_is,
-            persistent_workers=self.num_workers > 0,
+        kwargs: dict[str, Any] = {
+            "dataset": dataset,
+            "sampler": sampler,
+            "num_workers": self.num_workers,
+            "collate_fn": _as_is,
+            "persistent_workers": self.num_workers > 0,
             # A loader takes a seed for its workers: from this generator, not from torch's own.
-            generator=randomness.generator(self.order_seed, "workers"),
-        )
+            "generator": randomness.generator(self.order_seed, "workers"),
+        }
+        if split == "train" and shuffle:
+            batch_size = self.batch_size * self.updates_per_call
+            return TrainLoader(self.trainer, batch_size=batch_size, **kwargs)
+        return DataLoader(batch_size=self.batch_size, **kwargs)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Grey values in [0, 255] to what ``pixels`` says, on the device."""

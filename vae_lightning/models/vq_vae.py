@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vae_lightning.distributed import total
 from vae_lightning.functional import perplexity
 from vae_lightning.metrics.codebook import CodeCounts
 from vae_lightning.metrics.result import NATS, Result
@@ -107,6 +108,18 @@ class VQVAE(BaseVAE):
         for name, result in self._usage(counts).items():
             # Every process has the same numbers; sync_dist only keeps Lightning from warning.
             self.log(f"train/{name}", result.value, sync_dist=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep how often each code was used since the epoch began, by all processes."""
+        super().on_save_checkpoint(checkpoint)
+        if not self.trainer.is_last_batch:
+            checkpoint["training_counts"] = total(self.training_counts.counts)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with these counts; the first process holds those of all."""
+        super().on_load_checkpoint(checkpoint)
+        if self.global_rank == 0 and "training_counts" in checkpoint:
+            self.training_counts.counts = checkpoint["training_counts"].to(self.device)
 
     def report_means(self, stage: str) -> None:
         """Report the means, how the codebook is used, and the bits of a map of codes."""
