@@ -1,6 +1,7 @@
 """Several updates in one call of training_step are the updates that would be made one by one."""
 
 import csv
+from functools import partial
 
 import lightning.pytorch as pl
 import pytest
@@ -224,3 +225,30 @@ def test_large_images_come_one_batch_at_a_time(blobs, tmp_path):
 def test_a_number_that_is_not_positive_is_refused():
     with pytest.raises(ValueError, match="updates_per_call must be at least 1, got 0"):
         VAE(updates_per_call=0)
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.AdamW])
+def test_adam_is_fused_unless_asked_otherwise(optimizer):
+    def fused(**kwargs):
+        model = VAE(image_shape=(1, 8, 8), optimizer=partial(optimizer, **kwargs))
+        return model.configure_optimizers().param_groups[0]["fused"]
+
+    assert fused()
+    assert fused(fused=False) is False
+    assert not fused(foreach=True)
+
+
+def test_fused_follows_the_loop_over_parameters(seventy, tmp_path):
+    models = []
+    for fused in None, False:
+        torch.manual_seed(3)
+        optimizer = partial(torch.optim.Adam, fused=fused)
+        models.append(VAE(image_shape=(1, 8, 8), optimizer=optimizer))
+        train(models[-1], seventy(), tmp_path / str(fused))
+    for one, other in zip(*(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_other_optimizers_are_left_alone():
+    model = VAE(image_shape=(1, 8, 8), optimizer=torch.optim.SGD)
+    assert model.configure_optimizers().param_groups[0]["fused"] is None

@@ -13,6 +13,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, Reduce
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
+from torch.optim import Adam
 
 from vae_lightning.checkpoint import class_of
 from vae_lightning.data.batch import Batch
@@ -142,6 +143,8 @@ class Training(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimiser over all trainable parameters and, if there is one, the scheduler."""
         optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
+        if isinstance(optimizer, Adam):  # and AdamW
+            _fuse(optimizer)
         if self.make_lr_scheduler is None:
             return optimizer
         scheduler = self.make_lr_scheduler(optimizer)
@@ -162,6 +165,21 @@ class Training(pl.LightningModule):
         self.noise_seed = checkpoint.get("noise_seed", self.noise_seed)
         self._optimizer_steps = checkpoint["global_step"]
         self.step = checkpoint.get("step", self._optimizer_steps)
+
+
+def _fuse(optimizer: Adam) -> None:
+    """Let one kernel do all of an update, three times as fast on a CPU, unless asked otherwise.
+
+    Not by the argument ``fused`` of Adam: with it the kernel would also undo the scaling of
+    16-bit gradients, which Lightning 2.6 cannot clip then (Lightning-AI/pytorch-lightning#21436).
+    """
+    for group in optimizer.param_groups:
+        chosen = any(
+            group[option] for option in ("foreach", "fused", "capturable", "differentiable")
+        )
+        devices = {parameter.device.type for parameter in group["params"]}
+        if group["fused"] is None and not chosen and devices <= {"cpu", "cuda"}:
+            group["fused"] = True
 
 
 def _needs_single_batches(trainer: Any, scheduler: type | None) -> str:
