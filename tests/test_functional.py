@@ -116,6 +116,9 @@ def test_softplus_against_float64():
 def test_gradient_of_softplus_is_the_sigmoid():
     x = torch.linspace(-30, 30, 61, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(softplus, x)
+    assert torch.autograd.gradgradcheck(softplus, x)
+    by_func = torch.func.vmap(torch.func.grad(softplus))(x.detach())
+    torch.testing.assert_close(by_func, x.detach().sigmoid())
     weight = torch.linspace(1, 2, 61, dtype=torch.float64)
     (softplus(x) * weight).sum().backward()
     torch.testing.assert_close(x.grad, weight * torch.sigmoid(x.detach()))

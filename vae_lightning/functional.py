@@ -43,15 +43,20 @@ def standard_normal_log_prob(z: Tensor) -> Tensor:
 class _Softplus(torch.autograd.Function):
     """`softplus`; with a backward pass of its own, which needs nothing but the input."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
+    def forward(x: Tensor) -> Tensor:
         return x.clamp(min=0).sub_(x.abs().sigmoid_().log_())
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        return x.sigmoid().mul_(gradient)
+        return x.sigmoid() * gradient
 
 
 def softplus(x: Tensor) -> Tensor:

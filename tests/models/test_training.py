@@ -6,7 +6,7 @@ from functools import partial
 import lightning.pytorch as pl
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.cli import ReduceLROnPlateau
 from lightning.pytorch.loggers import CSVLogger
 
@@ -53,8 +53,20 @@ def train(model, data, folder, ckpt_path=None, **kwargs):
             **kwargs,
         }
     )
+    chosen = Chosen()
+    trainer.callbacks.append(chosen)
     trainer.fit(model, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
+    trainer.updates = chosen.updates
     return trainer
+
+
+class Chosen(pl.Callback):
+    """Keeps how many updates a call had."""
+
+    updates = None
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        self.updates = pl_module.updates
 
 
 def rows(folder):
@@ -78,8 +90,8 @@ def seventy(blobs):
 def test_updates_are_the_same(seventy, tmp_path, name, updates):
     one = train(variant(name, 1), seventy(), tmp_path / "one")
     several = train(variant(name, updates), seventy(), tmp_path / "several")
-    assert one.lightning_module.updates == 1
-    assert several.lightning_module.updates == (updates or 64)
+    assert one.updates == 1
+    assert several.updates == (updates or 64)
     assert one.global_step == several.global_step == 15
     assert one.lightning_module.step == several.lightning_module.step == 15
     for key, value in one.lightning_module.state_dict().items():
@@ -147,8 +159,112 @@ def test_resumes_in_the_middle_of_an_epoch(
 
 
 def test_training_ends_at_max_steps(seventy, tmp_path):
-    trainer = train(variant("BetaVAE", 3), seventy(), tmp_path, max_epochs=-1, max_steps=7)
+    trainer = train(variant("BetaVAE", None), seventy(), tmp_path, max_epochs=-1, max_steps=7)
+    assert trainer.updates == 1
     assert trainer.global_step == 7
+    assert optimizer_state(trainer)["param_groups"][0]["lr"] == 1e-3 / 2  # one epoch has ended
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 1), (None, 1), (2, 1)])
+@pytest.mark.parametrize("moment", ["validation end", "inside"])
+def test_resumes_with_another_number_wherever_the_checkpoint_is(
+    seventy, tmp_path, before, after, moment
+):
+    if moment == "inside":
+        saver = SaveInside(tmp_path / "a.ckpt", 1, 0)
+    else:
+        saver = SaveAtValidation(tmp_path / "a.ckpt", 1)
+    options = {"check_val_every_n_epoch": 2, "max_epochs": 4}
+    whole = train(
+        variant("BetaVAE", before), seventy(), tmp_path / "a", callbacks=[saver], **options
+    )
+    resumed = train(
+        variant("BetaVAE", after),
+        seventy(),
+        tmp_path / "b",
+        ckpt_path=tmp_path / "a.ckpt",
+        **options,
+    )
+    assert resumed.global_step == whole.global_step == 20
+    assert resumed.lightning_module.step == 20
+    for key, value in whole.lightning_module.state_dict().items():
+        assert value.equal(resumed.lightning_module.state_dict()[key]), key
+
+
+class SaveAtValidation(pl.Callback):
+    """Writes a checkpoint at the end of the validation of an epoch."""
+
+    def __init__(self, path, epoch) -> None:
+        self.path, self.epoch = path, epoch
+
+    def on_validation_end(self, trainer, pl_module) -> None:
+        if not trainer.sanity_checking and trainer.current_epoch == self.epoch:
+            trainer.save_checkpoint(self.path)
+
+
+class OwnStep(VAE):
+    def training_step(self, batch, batch_idx):
+        return 2 * super().training_step(batch, batch_idx)
+
+
+class OwnOptimizer(VAE):
+    def configure_optimizers(self):
+        optimizer = torch.optim.SGD(self.parameters(), lr=1e-5)
+        steps = self.trainer.estimated_stepping_batches
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-4, total_steps=steps)
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+
+@pytest.mark.parametrize("own", [OwnStep, OwnOptimizer])
+def test_models_with_steps_of_their_own_get_single_batches(seventy, tmp_path, own):
+    trainer = train(own(image_shape=(1, 8, 8)), seventy(), tmp_path)
+    assert trainer.updates == 1
+    assert trainer.global_step == 15
+
+
+class CountBatches(pl.Callback):
+    def __init__(self) -> None:
+        self.batches = 0
+
+    def on_train_batch_end(self, *args) -> None:
+        self.batches += 1
+
+
+def test_callbacks_that_see_batches_see_each(seventy, tmp_path):
+    counter = CountBatches()
+    assert train(variant("BetaVAE", None), seventy(), tmp_path, callbacks=[counter]).updates == 1
+    assert counter.batches == 15
+
+
+def test_averaged_weights_are_trained_ones(seventy, tmp_path):
+    average = EMAWeightAveraging(decay=0.5, update_every_n_steps=2)
+    trainer = train(variant("BetaVAE", None), seventy(), tmp_path, callbacks=[average])
+    before = dict(variant("BetaVAE", None).named_parameters())
+    assert trainer.updates == 1
+    assert not any(
+        value.equal(before[name]) for name, value in trainer.lightning_module.named_parameters()
+    )
+    with pytest.raises(ValueError, match="EMAWeightAveraging acts on single updates"):
+        train(variant("BetaVAE", 3), seventy(), tmp_path / "b", callbacks=[average])
+
+
+def test_validation_by_the_clock_is_possible(seventy, tmp_path):
+    train(variant("BetaVAE", None), seventy(), tmp_path, val_check_interval="00:01:00:00")
+
+
+def test_a_batch_that_is_evaluated_several_times_counts_once(seventy, tmp_path):
+    model = VAE(image_shape=(1, 8, 8), optimizer=partial(torch.optim.LBFGS, lr=1e-3, max_iter=3))
+    trainer = train(model, seventy(), tmp_path, max_epochs=1)
+    assert trainer.updates == 1
+    assert model.step == 5
+
+
+def test_a_trained_model_can_be_trained_in_another_way(seventy, tmp_path):
+    model, data = variant("BetaVAE", None), seventy()
+    trainer = train(model, data, tmp_path / "a", max_epochs=1)
+    assert trainer.global_step == 5
+    assert [len(batch.x) for batch in data.train_dataloader()] == [16, 16, 16, 16, 6]
+    assert train(model, seventy(), tmp_path / "b", gradient_clip_val=1.0).updates == 1
 
 
 def test_a_second_training_counts_from_the_start(seventy, tmp_path):
@@ -171,16 +287,16 @@ class Foreign(pl.LightningDataModule):
 SINGLE = {
     "gradient_clip_val": {"gradient_clip_val": 1.0},
     "accumulate_grad_batches": {"accumulate_grad_batches": 2},
-    "limit_train_batches": {"limit_train_batches": 1},
+    "limit_train_batches": {"limit_train_batches": 1, "log_every_n_steps": 1},
     "val_check_interval": {"val_check_interval": 1},
+    "max_steps": {"max_steps": 7},
 }
 
 
 @pytest.mark.parametrize("option", SINGLE)
 def test_options_that_need_single_batches_get_them(seventy, tmp_path, option):
     model = variant("BetaVAE", None)
-    train(model, seventy(), tmp_path, max_epochs=1, **SINGLE[option])
-    assert model.updates == 1
+    assert train(model, seventy(), tmp_path, max_epochs=1, **SINGLE[option]).updates == 1
     with pytest.raises(ValueError, match=f"updates_per_call is 3, but trainer.{option}"):
         train(variant("BetaVAE", 3), seventy(), tmp_path / "b", max_epochs=1, **SINGLE[option])
 
@@ -188,8 +304,10 @@ def test_options_that_need_single_batches_get_them(seventy, tmp_path, option):
 def test_checkpoints_every_n_steps_need_single_batches(seventy, tmp_path):
     model = variant("BetaVAE", None)
     saver = ModelCheckpoint(tmp_path / "checkpoints", every_n_train_steps=2, save_top_k=-1)
-    train(model, seventy(), tmp_path, max_epochs=1, callbacks=[saver], enable_checkpointing=True)
-    assert model.updates == 1
+    trainer = train(
+        model, seventy(), tmp_path, max_epochs=1, callbacks=[saver], enable_checkpointing=True
+    )
+    assert trainer.updates == 1
     assert len(list(tmp_path.glob("checkpoints/*.ckpt"))) == 2
 
 
@@ -200,15 +318,14 @@ class Plateau(ReduceLROnPlateau):
 
 def test_a_learning_rate_that_follows_a_loss_needs_single_batches(seventy, tmp_path):
     model = VAE(image_shape=(1, 8, 8), lr_scheduler=Plateau)
-    train(model, seventy(), tmp_path)
-    assert model.updates == 1
+    assert train(model, seventy(), tmp_path).updates == 1
     assert model.trainer.optimizers[0].param_groups[0]["lr"] < 1e-3
 
 
 def test_data_of_others_come_one_batch_at_a_time(tmp_path):
     model = VAE(image_shape=(1, 8, 8))
     trainer = train(model, Foreign(), tmp_path, max_epochs=1)
-    assert model.updates == 1
+    assert trainer.updates == 1
     assert trainer.global_step == 3
 
 
@@ -252,3 +369,11 @@ def test_fused_follows_the_loop_over_parameters(seventy, tmp_path):
 def test_other_optimizers_are_left_alone():
     model = VAE(image_shape=(1, 8, 8), optimizer=torch.optim.SGD)
     assert model.configure_optimizers().param_groups[0]["fused"] is None
+
+
+def test_a_training_that_is_continued_goes_on_counting(seventy, tmp_path):
+    model, data = variant("BetaVAE", None), seventy()
+    trainer = train(model, data, tmp_path, max_epochs=2)
+    trainer.fit_loop.max_epochs = 4
+    trainer.fit(model, datamodule=data)
+    assert trainer.global_step == model.step == 20

@@ -144,8 +144,6 @@ class TrainLoader(DataLoader[Batch]):
         **kwargs: See `torch.utils.data.DataLoader`; the sampler is a `ShardSampler`.
     """
 
-    sampler: ShardSampler
-
     def __init__(self, trainer: pl.Trainer | None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.trainer = trainer
@@ -162,6 +160,8 @@ class TrainLoader(DataLoader[Batch]):
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Begin there; called by Lightning."""
+        if not isinstance(self.sampler, ShardSampler):  # Lightning's, for overfit_batches
+            return
         self.sampler.set_epoch(state["epoch"])
         self.sampler.done = (state["epoch"], state["images"])
 

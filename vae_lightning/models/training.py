@@ -8,21 +8,42 @@ from abc import abstractmethod
 from typing import Any, cast
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import ModelCheckpoint
+import torch
+from lightning.pytorch.callbacks import (
+    GradientAccumulationScheduler,
+    ModelCheckpoint,
+    ProgressBar,
+    StochasticWeightAveraging,
+    Timer,
+    WeightAveraging,
+)
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
-from torch.optim import Adam
+from torch.optim import LBFGS, Adam
 
 from vae_lightning.checkpoint import class_of
-from vae_lightning.data.batch import Batch
 
 _PIXELS_PER_CALL = 2048 * 28 * 28
-"""Where `updates_per_call` is chosen: as many batches as have so many pixels, a second's work of a
-small network on one core at most."""
+"""Where `updates_per_call` is chosen: as many batches as have so many decoded pixels."""
 
 _MOST_UPDATES_PER_CALL = 64
+
+_BATCH_HOOKS = ("on_train_batch_start", "on_train_batch_end", "on_before_zero_grad")
+_HOOKS_OF_MODELS = (
+    *_BATCH_HOOKS,
+    "training_step",
+    "configure_optimizers",
+    "optimizer_step",
+    "optimizer_zero_grad",
+    "configure_gradient_clipping",
+    "lr_scheduler_step",
+)
+"""What a model may override to treat single batches in a way of its own."""
+
+_ACT_ON_UPDATES = GradientAccumulationScheduler, StochasticWeightAveraging, WeightAveraging
 
 
 class Training(pl.LightningModule):
@@ -51,6 +72,7 @@ class Training(pl.LightningModule):
     step: int = 0
     _optimizer_steps: int | None = None
     _written: int = -1
+    _batch: tuple[int, int] | None = None
 
     @abstractmethod
     def per_image(self, batch: Any, stage: str, step: int, seed: int) -> dict[str, Tensor]:
@@ -59,66 +81,75 @@ class Training(pl.LightningModule):
     def setup(self, stage: str) -> None:
         """Choose how many updates a call of `training_step` does."""
         if stage == "fit":
-            self.step = 0  # a checkpoint that is resumed is read later
-            self._optimizer_steps = None
+            if self.trainer.global_step == 0:
+                self.step = 0  # a checkpoint that is resumed is read later
+            self._optimizer_steps = self._batch = None
             self._written = -1
-            self.updates = self._choose_updates()
-            self.automatic_optimization = self.updates == 1
+            self._set_updates(self._choose_updates())
+
+    def teardown(self, stage: str) -> None:
+        """Leave the model as Lightning expects one before a training: with one batch at a time."""
+        if stage == "fit":
+            self._count_optimizer_steps(self.trainer.global_step)
+            self._set_updates(1)
+
+    def _set_updates(self, updates: int) -> None:
+        self.updates = updates
+        self.automatic_optimization = updates == 1
+        if updates > 1:
             # Lightning counts calls when it compares the batches with log_every_n_steps.
             warnings.filterwarnings("ignore", ".*is smaller than the logging interval.*")
 
     def _choose_updates(self) -> int:
         trainer: Any = self.trainer
-        one_at_a_time = _needs_single_batches(trainer, class_of(self.make_lr_scheduler))
+        reason = _needs_single_batches(trainer, self)
         if self.updates_per_call is not None:
-            if self.updates_per_call > 1 and one_at_a_time:
+            if self.updates_per_call > 1 and reason:
                 raise ValueError(
-                    f"model.updates_per_call is {self.updates_per_call}, but {one_at_a_time}: "
+                    f"model.updates_per_call is {self.updates_per_call}, but {reason}: "
                     "leave out one of the two"
                 )
             return self.updates_per_call
-        if one_at_a_time:
+        if reason or any(_sees_batches(callback) for callback in trainer.callbacks):
             return 1
         data = trainer.datamodule
-        pixels = data.batch_size * math.prod(data.image_shape)
+        pixels = data.batch_size * math.prod(data.image_shape) * getattr(self, "samples", 1)
         return min(max(1, _PIXELS_PER_CALL // pixels), _MOST_UPDATES_PER_CALL)
 
     def on_train_start(self) -> None:
         """Go on counting where a checkpoint ended, however many updates its calls had."""
         if self._optimizer_steps is not None:
-            loop = self.trainer.fit_loop.epoch_loop
-            loop.manual_optimization.optim_step_progress.total.completed = self._optimizer_steps
-            loop.automatic_optimization.optim_progress.optimizer.step.total.completed = (
-                self._optimizer_steps
-            )
+            self._count_optimizer_steps(self._optimizer_steps)
             self._optimizer_steps = None
+
+    def _count_optimizer_steps(self, steps: int) -> None:
+        """Lightning has a counter for each way of training, of which it reads one."""
+        loop = self.trainer.fit_loop.epoch_loop
+        loop.manual_optimization.optim_step_progress.total.completed = steps
+        loop.automatic_optimization.optim_progress.optimizer.step.total.completed = steps
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
         """Train on a batch, or on several that come as one."""
         if self.automatic_optimization:
+            this = self.trainer.current_epoch, batch_idx
+            if this == self._batch:  # an optimizer that evaluates a batch several times
+                self.step -= 1
+            self._batch = this
             return self._loss(batch)
         optimizer = cast(LightningOptimizer, self.optimizers())
-        schedulers = self.trainer.lr_scheduler_configs
-        limit = self.trainer.max_steps
-        done = 0
-        for part in Batch.of(batch).split(self.trainer.datamodule.batch_size):  # type: ignore[attr-defined]
-            if limit != -1 and self.trainer.global_step >= limit:
-                break
+        parts = list(batch.split(self.trainer.datamodule.batch_size))  # type: ignore[attr-defined]
+        for part in parts:
             loss = self._loss(part)
-            optimizer.zero_grad()
-            self.manual_backward(loss)
-            optimizer.step()
-            done += 1
-            for config in schedulers:
-                if config.interval == "step" and self.trainer.global_step % config.frequency == 0:
-                    config.scheduler.step()  # type: ignore[call-arg]
+            # As in Lightning's own loop, where autocast ends with the forward pass.
+            with torch.autocast(self.device.type, enabled=False):
+                optimizer.zero_grad()
+                self.manual_backward(loss)
+                optimizer.step()
         # The axis of the log counts updates; Lightning adds the last one itself.
-        self.trainer.fit_loop.epoch_loop._batches_that_stepped += done - 1
+        self.trainer.fit_loop.epoch_loop._batches_that_stepped += len(parts) - 1
         if self.trainer.is_last_batch:
-            for config in schedulers:
-                epoch = self.trainer.current_epoch + 1
-                if config.interval == "epoch" and epoch % config.frequency == 0:
-                    config.scheduler.step()  # type: ignore[call-arg]
+            for config in self.trainer.lr_scheduler_configs:
+                config.scheduler.step()  # type: ignore[call-arg]
         return None
 
     def _loss(self, batch: Any) -> Tensor:
@@ -130,7 +161,7 @@ class Training(pl.LightningModule):
         step = self.trainer.global_step
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (step + 1) % every == 0 and step != self._written:
-            self._written = step  # of accumulated batches the first
+            self._written = step  # once, where several batches are accumulated
             # Each key costs about as much as the training loop around it, so not at every step.
             means = {f"train/{name}": value.mean() for name, value in per_image.items()}
             for name, value in means.items():
@@ -159,12 +190,29 @@ class Training(pl.LightningModule):
         """Keep the seed of the noise and the step, so that a resumed run goes on with them."""
         checkpoint["noise_seed"] = self.noise_seed
         checkpoint["step"] = self.step
+        checkpoint["updates"] = self.updates
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the seed of the noise and the step from a checkpoint."""
+        """Take the seed of the noise and the step from a checkpoint.
+
+        Lightning's progress in an epoch is in calls, so a call keeps the number of updates that it
+        had, unless single batches are needed, whose number is known.
+        """
         self.noise_seed = checkpoint.get("noise_seed", self.noise_seed)
         self._optimizer_steps = checkpoint["global_step"]
         self.step = checkpoint.get("step", self._optimizer_steps)
+        if self._trainer is None or self.trainer.state.fn != "fit":
+            return
+        held = checkpoint.get("updates", 1)
+        if held > 1 and self.updates == 1:
+            loader = self.trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
+            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+            for part, most in ("current", len(loader)), ("total", self.step):
+                calls = progress[part]["ready"]
+                batches = min(calls * held, most)
+                progress[part] = {k: batches - (calls - v) for k, v in progress[part].items()}
+        else:
+            self._set_updates(held)
 
 
 def _fuse(optimizer: Adam) -> None:
@@ -182,27 +230,46 @@ def _fuse(optimizer: Adam) -> None:
             group["fused"] = True
 
 
-def _needs_single_batches(trainer: Any, scheduler: type | None) -> str:
+def _needs_single_batches(trainer: Any, model: Training) -> str:
     """What of a training counts or treats single batches, as a clause; empty if nothing does."""
-    checkpoints = [c for c in trainer.callbacks if isinstance(c, ModelCheckpoint)]
+    callbacks = trainer.callbacks
+    scheduler = class_of(model.make_lr_scheduler)
+    optimizer = class_of(model.make_optimizer)
+    overridden = [name for name in _HOOKS_OF_MODELS if is_overridden(name, model, Training)]
+    scheduling = [c for c in callbacks if isinstance(c, _ACT_ON_UPDATES)]
     reasons = {
+        f"{type(model).__name__} overrides {', '.join(overridden)}": overridden,
+        f"{', '.join(type(c).__name__ for c in scheduling)} acts on single updates": scheduling,
         "the data module yields batches of one size only": not hasattr(
             trainer.datamodule, "updates_per_call"
         ),
         "trainer.gradient_clip_val clips the gradient of each update": trainer.gradient_clip_val,
         "trainer.accumulate_grad_batches joins batches": trainer.accumulate_grad_batches > 1,
         "trainer.limit_train_batches counts batches": not _is_all(trainer.limit_train_batches),
-        "trainer.val_check_interval counts batches": not _is_all(trainer.val_check_interval),
+        # Absent where it is a time.
+        "trainer.val_check_interval counts batches": not _is_all(
+            getattr(trainer, "val_check_interval", 1.0)
+        ),
+        "trainer.max_steps counts batches": trainer.max_steps != -1,
         "checkpoint.every_n_train_steps counts them": any(
-            checkpoint._every_n_train_steps for checkpoint in checkpoints
+            c._every_n_train_steps for c in callbacks if isinstance(c, ModelCheckpoint)
         ),
         "model.lr_scheduler follows a validation loss": scheduler is not None
         and issubclass(scheduler, ReduceLROnPlateau),
+        "model.optimizer evaluates a batch several times": optimizer is not None
+        and issubclass(optimizer, LBFGS),
         f"{type(trainer.strategy).__name__} trains on one batch at a time": not isinstance(
             trainer.strategy, SingleDeviceStrategy | DDPStrategy
         ),
     }
     return next((reason for reason, holds in reasons.items() if holds), "")
+
+
+def _sees_batches(callback: pl.Callback) -> bool:
+    """Whether a callback, other than those known not to mind, is called for each batch."""
+    return not isinstance(callback, ProgressBar | Timer | ModelCheckpoint) and any(
+        is_overridden(hook, callback, pl.Callback) for hook in _BATCH_HOOKS
+    )
 
 
 def _is_all(limit: float) -> bool:

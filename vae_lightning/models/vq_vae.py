@@ -109,6 +109,12 @@ class VQVAE(BaseVAE):
             # Every process has the same numbers; sync_dist only keeps Lightning from warning.
             self.log(f"train/{name}", result.value, sync_dist=True)
 
+    def setup(self, stage: str) -> None:
+        """See `BaseVAE.setup`; a training counts its codes from the start."""
+        super().setup(stage)
+        if stage == "fit":
+            self.training_counts.reset()
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep how often each code was used since the epoch began, by all processes."""
         super().on_save_checkpoint(checkpoint)
