@@ -101,24 +101,22 @@ class PillowImages(Dataset):
         return len(self.x)
 
     def __getitem__(self, i: int) -> tuple[Tensor, int]:
-        return self.transform(Image.fromarray(self.x[i].numpy(), mode="L")), 0
+        return self.transform(Image.fromarray(self.x[i].numpy())), 0
 
 
 def our_model(workload: Workload) -> Any:
     """The model that ``vae fit`` trains, without Lightning."""
-    from functools import partial
-
     import vae_lightning
     from vae_lightning.nets import MLPDecoder, MLPEncoder
 
     if workload.network == "vq":
         return vae_lightning.VQVAE()
-    pair = {"encoder": partial(MLPEncoder), "decoder": partial(MLPDecoder)}
+    pair = {"encoder": MLPEncoder, "decoder": MLPDecoder}
     return vae_lightning.VAE(**(pair if workload.network == "mlp" else {}))
 
 
 def plain(x: Tensor, workload: Workload, epochs: int) -> list[float]:
-    """The loop that everybody writes: DataLoader, ToTensor, Adam, loss.item() now and then."""
+    """The loop that everybody writes: DataLoader, ToTensor, Adam, and loss.item() at every step."""
     model = TextbookVAE(workload.network).to(DEVICE)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     loader = DataLoader(PillowImages(x), batch_size=workload.batch_size, shuffle=True)
@@ -195,13 +193,9 @@ def vae_fit(n: int, workload: Workload, epochs: int, extra: list[str]) -> list[f
 
     from vae_lightning.__main__ import main
 
-    mnist = os.environ.get("VAE_DATA_ROOT")
+    name = "MNIST" if os.environ.get("VAE_DATA_ROOT") else "Digits"
     # The rest of the training images is the validation set, which is not timed.
-    data = (
-        ["--data=MNIST", f"--data.val_size={60_000 - n}"]
-        if mnist
-        else ["--data=Digits", f"--data.val_size={60_000 - n}"]
-    )
+    data = [f"--data={name}", f"--data.val_size={60_000 - n}"]
     with tempfile.TemporaryDirectory() as folder:
         main(
             [
@@ -221,6 +215,7 @@ def pythae(x: Tensor, workload: Workload, epochs: int) -> list[float]:
     """pythae's trainer, where it is installed, with its default network for MNIST-sized images."""
     import tempfile
 
+    from pythae.data.datasets import BaseDataset  # type: ignore[import-not-found]
     from pythae.models import VAE, VQVAE, VAEConfig, VQVAEConfig  # type: ignore[import-not-found]
     from pythae.trainers import BaseTrainer, BaseTrainerConfig  # type: ignore[import-not-found]
 
@@ -236,8 +231,6 @@ def pythae(x: Tensor, workload: Workload, epochs: int) -> list[float]:
         else:
             model = VAE(VAEConfig(input_dim=(1, 28, 28), latent_dim=20))
         data = np.asarray(x, dtype=np.float32) / 255
-        from pythae.data.datasets import BaseDataset  # type: ignore[import-not-found]
-
         trainer = BaseTrainer(
             model,
             train_dataset=BaseDataset(torch.from_numpy(data), torch.ones(len(data))),

@@ -33,14 +33,17 @@ SIDES = {
 }
 
 
-def measure(side: str, workload: str, images: int, epochs: int) -> dict[str, Any] | None:
-    """Seconds of each epoch and peak memory of one side; None where it cannot run."""
+def measure(side: str, workload: str, images: int, epochs: int) -> dict[str, Any]:
+    """Seconds of each epoch and peak memory of one side.
+
+    Raises:
+        SystemExit: If it fails; without one of its sides there is nothing to compare.
+    """
     command = [sys.executable, HERE / "sides.py", side, workload]
     command += ["--images", str(images), "--epochs", str(epochs)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=HERE)
     if done.returncode:
-        print(f"{side} on {workload} failed: {done.stderr.strip().splitlines()[-1]}")
-        return None
+        raise SystemExit(f"{side} on {workload} failed:\n{done.stderr}")
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
@@ -52,11 +55,11 @@ def compare(workload: str, images: int, rounds: int, epochs: int) -> dict[str, A
     memory: dict[str, float] = {}
     for _ in range(rounds):
         for side in sides:
-            if result := measure(side, workload, images, epochs):
-                seconds[side] += result["epochs"][1:]
-                memory[side] = max(memory.get(side, 0), result["peak_memory_gb"])
-    medians = {side: statistics.median(times) for side, times in seconds.items() if times}
-    fastest_by_hand = min(medians[side] for side in ("bare", "floor") if side in medians)
+            result = measure(side, workload, images, epochs)
+            seconds[side] += result["epochs"][1:]
+            memory[side] = max(memory.get(side, 0), result["peak_memory_gb"])
+    medians = {side: statistics.median(times) for side, times in seconds.items()}
+    fastest_by_hand = min(medians["bare"], medians["floor"])
     return {
         side: {
             "seconds_per_epoch": median,

@@ -231,7 +231,7 @@ class ImageData(pl.LightningDataModule, ABC):
         return self.pixels != "grey"
 
     @property
-    def updates_per_call(self) -> int:
+    def updates(self) -> int:
         """Batches that the model takes as one and trains on one after the other."""
         model = None if self.trainer is None else self.trainer.lightning_module
         return getattr(model, "updates", 1)
@@ -308,7 +308,7 @@ class ImageData(pl.LightningDataModule, ABC):
             "generator": randomness.generator(self.order_seed, "workers"),
         }
         if split == "train" and shuffle:
-            batch_size = self.batch_size * self.updates_per_call
+            batch_size = self.batch_size * self.updates
             return TrainLoader(self.trainer, batch_size=batch_size, **kwargs)
         return DataLoader(batch_size=self.batch_size, **kwargs)
 

@@ -222,9 +222,7 @@ def _fuse(optimizer: Adam) -> None:
     16-bit gradients, which Lightning 2.6 cannot clip then (Lightning-AI/pytorch-lightning#21436).
     """
     for group in optimizer.param_groups:
-        chosen = any(
-            group[option] for option in ("foreach", "fused", "capturable", "differentiable")
-        )
+        chosen = group["foreach"] or group["capturable"] or group["differentiable"]
         devices = {parameter.device.type for parameter in group["params"]}
         if group["fused"] is None and not chosen and devices <= {"cpu", "cuda"}:
             group["fused"] = True
@@ -241,7 +239,7 @@ def _needs_single_batches(trainer: Any, model: Training) -> str:
         f"{type(model).__name__} overrides {', '.join(overridden)}": overridden,
         f"{', '.join(type(c).__name__ for c in scheduling)} acts on single updates": scheduling,
         "the data module yields batches of one size only": not hasattr(
-            trainer.datamodule, "updates_per_call"
+            trainer.datamodule, "updates"
         ),
         "trainer.gradient_clip_val clips the gradient of each update": trainer.gradient_clip_val,
         "trainer.accumulate_grad_batches joins batches": trainer.accumulate_grad_batches > 1,
