@@ -188,7 +188,7 @@ def state_of(path):
 def test_a_changed_learning_rate_counts_on_resume(run, folder, capsys):
     last = ["--ckpt_path", str(run.path / "checkpoints" / "last.ckpt"), "--trainer.max_epochs=2"]
     main(["fit", *last, "--model.optimizer.lr=0.125"])
-    group = state_of(folder / "runs" / "vae" / "version_1")["optimizer_states"][0]["param_groups"]
+    group = state_of(run.path)["optimizer_states"][0]["param_groups"]
     assert group[0]["lr"] == 0.125
     code, message = failure(["fit", *last, "--model.optimizer=SGD"], capsys)
     assert (code, "keeps its optimizer" in message) == (1, True)
@@ -199,7 +199,7 @@ def test_resume_with_a_configuration_that_names_no_checkpoint(run, folder):
     config = folder / "old.yaml"
     config.write_text((run.path / "config.yaml").read_text() + "ckpt_path: null\n")
     main(["fit", *last, "--config", str(config), "--trainer.max_epochs=2", "--name=vae"])
-    assert state_of(folder / "runs" / "vae" / "version_1")["epoch"] == 1
+    assert state_of(folder / "runs" / "vae" / "version_1")["global_step"] == 16
     epochs = (folder / "runs" / "vae" / "version_1" / "metrics.csv").read_text().splitlines()[1:]
     assert {line.split(",")[0] for line in epochs} == {"1"}
 
@@ -207,7 +207,7 @@ def test_resume_with_a_configuration_that_names_no_checkpoint(run, folder):
 def test_weights_alone_cannot_be_resumed(folder, capsys):
     main(["fit", *TINY, *SMALL_NETS, "--checkpoint.save_weights_only=true"])
     capsys.readouterr()
-    last = "runs/vae/version_0/checkpoints/last.ckpt"
+    last = "runs/vae/version_0/checkpoints/best.ckpt"
     code, message = failure(["fit", "--ckpt_path", last, "--trainer.max_epochs=2"], capsys)
     assert (code, "holds weights only" in message) == (1, True)
     main(["test", "--ckpt_path", last, *QUICK])
@@ -290,7 +290,7 @@ def test_numbers_are_printed_even_if_they_cannot_be_written(run, capsys, monkeyp
     ckpt = str(run.path / "checkpoints" / "best.ckpt")
     (run.path / "blocked").mkdir()
     (run.path / "blocked" / "test").write_text("a file where the folder would be")
-    monkeypatch.setattr("vae_lightning.cli.run_folder", lambda path: run.path / "blocked")
+    monkeypatch.setattr("vae_lightning.runs.folder_of", lambda path: run.path / "blocked")
     with pytest.raises(SystemExit, match="1"):
         main(["test", "--ckpt_path", ckpt, *QUICK])
     captured = capsys.readouterr()
@@ -361,12 +361,15 @@ def test_part_of_the_predictions(run):
 def test_resume_goes_on_with_the_settings_of_the_run(run, folder):
     last = run.path / "checkpoints" / "last.ckpt"
     main(["fit", "--ckpt_path", str(last), "--trainer.max_epochs=2"])
-    resumed = folder / "runs" / "vae" / "version_1"
-    state = torch.load(resumed / "checkpoints" / "last.ckpt", weights_only=True)
-    assert state["epoch"] == 1
+    state = state_of(run.path)
+    assert state["global_step"] == 16
     assert state["hyper_parameters"]["encoder"]["init_args"]["channels"] == [4, 8]
-    config = yaml.safe_load((resumed / "config.yaml").read_text())
+    config = yaml.safe_load((run.path / "config.yaml").read_text())
     assert "ckpt_path" not in config
+    assert config["trainer"]["max_epochs"] == 2
+    before = yaml.safe_load((run.path / "config_1.yaml").read_text())
+    assert before["trainer"]["max_epochs"] == 1
+    assert not (run.path.parent / "version_1").exists()
     assert config["data"]["init_args"]["train_size"] == 160
 
 

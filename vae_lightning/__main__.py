@@ -4,7 +4,8 @@ import difflib
 import sys
 from collections.abc import Sequence
 
-from vae_lightning import __version__
+from vae_lightning import __version__, slurm
+from vae_lightning.signals import LISTENER, REQUEUE
 
 COMMANDS = {
     "fit": "train a model, with pictures; without options: a VAE on the bundled digits",
@@ -53,6 +54,8 @@ def main(args: Sequence[str] | None = None) -> None:
     elif args[0] == "--version":
         print(f"vae_lightning {__version__}")
     elif args[0] in COMMANDS:
+        if args[0] == "fit" and slurm.job():
+            LISTENER.listen(REQUEUE)  # which would otherwise end a process that is still importing
         from vae_lightning.cli import run  # imports torch, which takes seconds
 
         run(args)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from vae_lightning.errors import UserError
 
@@ -102,6 +103,25 @@ def read(path: str | Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise UserError(f"{path} is not a checkpoint of this project: it has no 'state_dict'")
     return checkpoint
+
+
+def check_fits(path: str | Path, module: nn.Module) -> None:
+    """Check that the weights of a checkpoint can be put into a module.
+
+    Raises:
+        UserError: If they cannot.
+    """
+    held = {name: tuple(value.shape) for name, value in read(path)["state_dict"].items()}
+    asked = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    wrong = sorted(name for name in held.keys() | asked.keys() if held.get(name) != asked.get(name))
+    if wrong:
+        what = {True: "is missing", False: "has another size"}[
+            not (wrong[0] in held and wrong[0] in asked)
+        ]
+        raise UserError(
+            f"the weights of {path} do not fit the model that the options describe ({wrong[0]} "
+            f"{what}): leave out options that change its size or the images' shape"
+        )
 
 
 def known_class(path: str | Path, class_path: str, base: type) -> Any:

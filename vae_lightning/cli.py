@@ -1,8 +1,11 @@
 """The ``vae`` command: LightningCLI, and what it needs so that its options do what they say."""
 
+import contextlib
+import itertools
 import logging
 import os
 import re
+import secrets
 import shlex
 import sys
 import time
@@ -16,18 +19,25 @@ import lightning.pytorch as pl
 import torch
 import yaml
 from jsonargparse import Namespace
+from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
-from vae_lightning import callbacks, checkpoint, report, usage
+from vae_lightning import callbacks, checkpoint, report, runs, slurm, usage
+from vae_lightning.callbacks.best_checkpoint import BestCheckpoint
+from vae_lightning.callbacks.last_checkpoint import Interrupted, LastCheckpoint
+from vae_lightning.checkpoint_io import SafeCheckpointIO, check_room
 from vae_lightning.data import ImageData
-from vae_lightning.errors import UserError
-from vae_lightning.layers import LINKED, run_folder, with_layers
+from vae_lightning.errors import NonFiniteLoss, UserError
+from vae_lightning.layers import LINKED, flags, with_layers
+from vae_lightning.loggers import MetricsLog
 from vae_lightning.metrics import MEASURES
 from vae_lightning.models import BaseVAE
+from vae_lightning.signals import LISTENER, REQUEUE
 
 TRACEBACK = "VAE_TRACEBACK"
 """Environment variable that shows where an error came from."""
@@ -40,7 +50,7 @@ def run(args: Sequence[str]) -> None:
         SystemExit: With code 2 for wrong options, 1 for an error that is the user's to mend.
     """
     try:
-        _Command(with_layers(list(args)), shlex.join(["vae", *args]))
+        _Command(list(args))
     except _WrongOptions as error:
         _fail(str(error), 2)
     except (UserError, ValueError, OSError, MisconfigurationException) as error:
@@ -89,19 +99,43 @@ class _SaveConfig(SaveConfigCallback):
         parser: See `SaveConfigCallback`.
         config: What is instantiated, with the folders of this run filled in.
         given: What is saved: the options without these, so that it can be used again.
+        replace: Whether the folder is that of a run that is continued. Its configuration is kept
+            as ``config_N.yaml`` if this one is another.
         **kwargs: See `SaveConfigCallback`.
     """
 
     def __init__(
-        self, parser: LightningArgumentParser, config: Namespace, given: Namespace, **kwargs: Any
+        self,
+        parser: LightningArgumentParser,
+        config: Namespace,
+        given: Namespace,
+        replace: bool = False,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(parser, given, **kwargs)
+        super().__init__(parser, given, save_to_log_dir=False, **kwargs)
+        self.replace = replace
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if stage == "fit":
-            # With it, a run that is repeated from its configuration would resume instead.
-            self.config.pop("ckpt_path", None)
-            super().setup(trainer, pl_module, stage)
+        if stage != "fit":
+            return
+        # With it, a run that is repeated from its configuration would resume instead.
+        self.config.pop("ckpt_path", None)
+        folder = Path(str(trainer.log_dir or trainer.default_root_dir))  # broadcast: in all
+        if trainer.is_global_zero:
+            self._write(folder / "config.yaml")
+        super().setup(trainer, pl_module, stage)
+
+    def _write(self, path: Path) -> None:
+        text = self.parser.dump(self.config, skip_none=False)
+        if path.is_file() and self.replace:
+            if path.read_text() == text:
+                return
+            names = (path.with_name(f"config_{n}.yaml") for n in itertools.count(1))
+            runs.replace(next(name for name in names if not name.exists()), path.read_text())
+        elif path.is_file():
+            raise UserError(f"{path} is there already: give another --name")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        runs.replace(path, text)
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         text = self.parser.dump(self.config, skip_none=False)
@@ -116,19 +150,22 @@ class _Command(LightningCLI):
     """``vae fit``, ``validate``, ``test`` and ``predict``.
 
     Args:
-        args: The command and its options, all layers.
-        given: The command line as it was typed, for the record.
+        args: The command and its options, as they were typed.
     """
 
     subcommand: str
     model: BaseVAE
     datamodule: ImageData
 
-    def __init__(self, args: list[str], given: str = "") -> None:
+    def __init__(self, args: list[str]) -> None:
         _quieten()
-        self.given = given
+        self.typed = args
+        self.given = shlex.join(["vae", *args])
         self.optimizer_changes: dict[str, Any] = {}
         self.reserved: list[Path] = []
+        self.remembered: dict[str, Any] = {}
+        self.ckpt: dict[str, Any] | None = None
+        self.continues = False
         try:
             super().__init__(
                 model_class=BaseVAE,
@@ -139,7 +176,7 @@ class _Command(LightningCLI):
                 seed_everything_default=0,
                 parser_class=_Parser,
                 auto_configure_optimizers=False,
-                args=args,
+                args=with_layers(args),
             )
         finally:
             for folder in self.reserved:  # of a run that did not begin
@@ -171,7 +208,8 @@ class _Command(LightningCLI):
             default="runs",
             help="The run's folder is OUTPUT_DIR/NAME/version_N.",
         )
-        parser.add_class_arguments(ModelCheckpoint, "checkpoint")
+        parser.add_class_arguments(BestCheckpoint, "checkpoint")
+        parser.add_class_arguments(LastCheckpoint, "last")
         parser.set_defaults(
             {
                 "trainer.enable_model_summary": False,
@@ -198,6 +236,18 @@ class _Command(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; unlike the original without a warning that ``sys.argv`` is not used."""
         self.config = parser.parse_args(args)
+        self.requeued: Path | None = None
+        if self.config.subcommand != "fit" or not slurm.is_restarted():
+            return
+        config = self.config.fit
+        if config.ckpt_path or config.trainer.fast_dev_run:
+            return
+        # This job has run before; where it has saved a checkpoint, it goes on from that.
+        parent = Path(config.output_dir) / _name(config)
+        self.requeued = runs.of_job(parent, str(slurm.job()), self.given)
+        if self.requeued and runs.last_checkpoint(self.requeued).is_file():
+            last = str(runs.last_checkpoint(self.requeued))
+            self.config = parser.parse_args(with_layers([*self.typed, "--ckpt_path", last]))
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: here the checkpoint is the lowest layer, and the command line wins over it."""
@@ -205,54 +255,68 @@ class _Command(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Check the options against the checkpoint, and fill in where the run's files go."""
         config = self.config[self.subcommand]
-        model_name = config.model.class_path.rpartition(".")[2]
         if config.ckpt_path:
-            self._check_checkpoint(checkpoint.read(config.ckpt_path), model_name, config)
+            self.ckpt = checkpoint.read(config.ckpt_path)
+            self._check_checkpoint(self.ckpt, config)
         if self.subcommand == "fit":
-            # BetaVAE -> beta_vae
-            config.name = config.name or re.sub("(?<=[a-z])(?=[A-Z])", "_", model_name).lower()
-            if Path(config.name).name != config.name:
-                raise UserError(
-                    f"--name {config.name} must be the name of a folder; "
-                    "--output_dir says where that folder is"
-                )
-            self.save_config_kwargs = {"given": config.clone()}
-            self.folder = self._reserve_folder(Path(config.output_dir) / config.name, config)
+            self.save_config_kwargs = {"given": config}
+            self.folder = self._choose_folder(config)
+            config.name = self.folder.parent.name
+            self.save_config_kwargs = {"given": config.clone(), "replace": self.continues}
         else:
             self.save_config_kwargs = {"given": config}
-            self.folder = run_folder(config.ckpt_path)
+            self.folder = runs.folder_of(config.ckpt_path)
             config.trainer.enable_checkpointing = False
         config.trainer.default_root_dir = str(self.folder)
         loggers = config.trainer.logger
         for logger in loggers if isinstance(loggers, list) else [loggers]:
-            arguments = getattr(logger, "init_args", None)
-            if arguments is None or arguments.get("save_dir") != ".":
-                continue
-            arguments.save_dir = str(self.folder)
-            if logger.class_path.endswith("TensorBoardLogger"):
-                arguments.name, arguments.version = "tensorboard", ""
-            elif logger.class_path.endswith("WandbLogger") and arguments.get("name") is None:
-                arguments.name = f"{config.name or self.folder.parent.name}/{self.folder.name}"
+            self._place_logger(logger)
 
-    def _reserve_folder(self, parent: Path, config: Namespace) -> Path:
-        """The first free ``version_N``, made at once so that no other run takes it as well."""
-        version = 0
-        while (parent / f"version_{version}").exists():
-            version += 1
-        folder = parent / f"version_{version}"
-        if getattr(rank_zero_only, "rank", 0) != 0 or config.trainer.fast_dev_run:
-            return folder  # only what the first process writes is ever seen
-        try:
-            parent.mkdir(parents=True, exist_ok=True)
-            folder.mkdir()
-        except FileExistsError:
-            return self._reserve_folder(parent, config)
+    def _place_logger(self, logger: Any) -> None:
+        """Let a tracker write into the run's folder, and go on where it was if the run does."""
+        arguments = getattr(logger, "init_args", None)
+        if arguments is None or arguments.get("save_dir") != ".":
+            return
+        arguments.save_dir = str(self.folder)
+        if logger.class_path.endswith("TensorBoardLogger"):
+            arguments.name, arguments.version = "tensorboard", ""
+            if self.continues and self.ckpt:
+                logger.dict_kwargs = {"purge_step": self.ckpt["global_step"]}
+        elif logger.class_path.endswith("WandbLogger"):
+            if arguments.get("name") is None:
+                arguments.name = f"{self.folder.parent.name}/{self.folder.name}"
+            if self.subcommand == "fit":
+                if arguments.get("id") is None:
+                    known = runs.record(self.folder).get("wandb_id") if self.continues else None
+                    arguments.id = known or secrets.token_hex(4)
+                self.remembered["wandb_id"] = arguments.id
+
+    def _choose_folder(self, config: Namespace) -> Path:
+        """The folder of the run that is continued, or the first free ``version_N``.
+
+        A run is continued from the newest of its checkpoints, whose log and files nothing is lost
+        of; a training from an older one is another run.
+        """
+        parent = Path(config.output_dir) / _name(config)
+        if config.trainer.fast_dev_run:
+            return runs.next_free(parent)
+        if slurm.job():
+            self.remembered |= {"job": slurm.job(), "command": self.given}
+        named = any(flag in ("--name", "--output_dir") for _, flag in flags(self.typed))
+        if self.requeued:
+            self.continues = True
+            return self.requeued
+        if config.ckpt_path and not named and runs.is_newest(config.ckpt_path):
+            self.continues = True
+            return runs.folder_of(config.ckpt_path)
+        if getattr(rank_zero_only, "rank", 0) != 0:
+            return runs.next_free(parent)  # only what the first process writes is ever seen
+        folder = runs.reserve(parent)
         self.reserved = [folder, parent, parent.parent]
         return folder
 
-    def _check_checkpoint(
-        self, content: dict[str, Any], model_name: str, config: Namespace
-    ) -> None:
+    def _check_checkpoint(self, content: dict[str, Any], config: Namespace) -> None:
+        model_name = config.model.class_path.rpartition(".")[2]
         held = content["hyper_parameters"]["_class_path"].rpartition(".")[2]
         if model_name != held:
             raise UserError(
@@ -267,13 +331,48 @@ class _Command(LightningCLI):
                 "with the state of the optimizer, such as last.ckpt"
             )
         self._compare_optimizers(content["hyper_parameters"], config)
-        done = content["epoch"] + 1
-        progress = content["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-        limit = config.trainer.max_epochs
-        if progress["is_last_batch"] and limit is not None and 0 <= limit <= done:
+        self._compare_data(content, config)
+        done = content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+        limits = {
+            "max_epochs": (done, "epochs"),
+            "max_steps": (content["global_step"], "steps"),
+        }
+        for option, (reached, what) in limits.items():
+            limit = config.trainer[option]
+            if limit is None or not 0 <= limit <= reached:
+                continue
+            if self.requeued:
+                print(f"{self.requeued} has been trained for {reached} {what}: nothing to do")
+                raise SystemExit(0)
             raise UserError(
-                f"{config.ckpt_path} has been trained for {done} epochs already: give a "
-                f"--trainer.max_epochs larger than {limit}"
+                f"{config.ckpt_path} has been trained for {reached} {what} already: give a "
+                f"--trainer.{option} larger than {limit}"
+            )
+
+    @staticmethod
+    def _compare_data(content: dict[str, Any], config: Namespace) -> None:
+        """Check that the images and their order are those of the training that is continued."""
+        held = dict(content.get("datamodule_hyper_parameters") or {})
+        class_path = held.pop("_class_path", None)
+        if class_path is None:
+            return  # from outside of this project
+        if class_path.rpartition(".")[2] != config.data.class_path.rpartition(".")[2]:
+            raise UserError(
+                f"a resumed training keeps its images: leave out --data ({config.ckpt_path} was "
+                f"trained on {class_path.rpartition('.')[2]}), or start anew"
+            )
+        asked = checkpoint.portable(config.data.init_args.as_dict())
+        changed = {key for key, value in asked.items() if key in held and held[key] != value}
+        within_epoch = content["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        if not within_epoch["is_last_batch"]:
+            fixed = changed - ImageData.CHANGEABLE
+        else:
+            fixed = changed - ImageData.CHANGEABLE - {"batch_size"}
+        if fixed:
+            name = min(fixed)
+            raise UserError(
+                f"a resumed training keeps its images: leave out --data.{name} {asked[name]} "
+                f"({config.ckpt_path} has {held[name]}), or start anew"
             )
 
     def _compare_optimizers(self, held: dict[str, Any], config: Namespace) -> None:
@@ -301,9 +400,8 @@ class _Command(LightningCLI):
         loggers = [logger for logger in loggers if isinstance(logger, Logger)]
         wanted = list(config.trainer.callbacks or [])
         if self.subcommand == "fit" and given is not False:
-            parent, name = self.folder.parent.parent, self.folder.parent.name
-            csv = CSVLogger(str(parent), name=name, version=self.folder.name)
-            loggers = [csv, *loggers]
+            keep = self.ckpt.get("log_rows", 0) if self.ckpt and self.continues else 0
+            loggers = [MetricsLog(self.folder, keep), *loggers]
         own_bar = any(isinstance(callback, ProgressBar) for callback in wanted)
         if config.trainer.enable_progress_bar is not False and not own_bar:
             # A bar drawn into a log file is thousands of lines.
@@ -314,35 +412,75 @@ class _Command(LightningCLI):
             wanted += [figure for figure in vars(config.figures).values() if figure]
             if config.trainer.enable_checkpointing is not False:
                 wanted.append(config.checkpoint)
+                if config.checkpoint.save_last:
+                    wanted.append(config.last)
+                    config.checkpoint.save_last = False  # not by two callbacks
         elif self.subcommand in ("test", "validate"):
             wanted += [measure for measure in vars(config.metrics).values() if measure]
             how = {"command": self.given, "checkpoint": str(Path(config.ckpt_path).absolute())}
             wanted.append(_Reporter(self.folder, how))
         elif self.subcommand == "predict":
             wanted.append(callbacks.PredictionWriter(self.folder / "predictions"))
+        kwargs["plugins"] = _plugins(config.trainer.plugins, config.trainer.strategy)
         return super().instantiate_trainer(logger=loggers or False, callbacks=wanted, **kwargs)
 
     # What is printed and written at the end
 
     def before_fit(self) -> None:
-        """Start the clock."""
+        """Check what can be checked before any file is changed, and start the clock."""
         self.started = time.monotonic()
-        if self.trainer.is_global_zero:
-            size = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
-            name = type(self.model).__name__
-            print(f"Training {name}, {size:,} parameters; everything goes to {self.folder}")
+        if self.ckpt is not None:
+            checkpoint.check_fits(self.config[self.subcommand].ckpt_path, self.model)
+        if not self.trainer.is_global_zero:
+            return
+        size = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        name = type(self.model).__name__
+        begun = "Training" if self.ckpt is None else f"From step {self.ckpt['global_step']}:"
+        print(f"{begun} {name}, {size:,} parameters; everything goes to {self.folder}")
 
     def fit(self, **kwargs: Any) -> None:
-        """Train; after Ctrl-C say what there is, with the exit code of an interrupted command."""
+        """Train; where that ends early, say what there is and what to type next."""
         _spare_the_cpu()
         try:
-            self.trainer.fit(**kwargs)
-        except SystemExit:
+            with self._folder_held():
+                self.trainer.fit(**kwargs)
+        except Interrupted as stop:
+            if not self.trainer.is_global_zero:
+                raise SystemExit(0) from None  # the first process speaks for all
+            if stop.received == REQUEUE:
+                print(f"Requeued; job {slurm.job()} goes on from {_short(stop.saved)}.")
+                raise SystemExit(0) from None
+            self._end(f"stopped by {stop.received.name}", 128 + stop.received)
+        except NonFiniteLoss as error:
+            last = runs.last_checkpoint(self.folder)
+            first = f"the last good checkpoint is {_short(last)}: continue from it"
+            raise UserError(
+                f"{error}; {first if last.is_file() else 'no checkpoint yet: start again'} with a "
+                "smaller --model.optimizer.lr, or leave such steps out with "
+                "--model.skip_non_finite true"
+            ) from error
+        except SystemExit:  # before the first batch, or Ctrl-C for the second time
             if not self.trainer.interrupted:
                 raise
-            last = self.folder / "checkpoints" / "last.ckpt"
-            hint = f"vae fit --ckpt_path {_short(last)}" if last.is_file() else "no checkpoint yet"
-            _fail(f"interrupted in epoch {self.trainer.current_epoch}; to go on: {hint}", 130)
+            self._end("interrupted", 143 if self.trainer.received_sigterm else 130)
+        finally:
+            LISTENER.stop()
+
+    def _folder_held(self) -> contextlib.AbstractContextManager[None]:
+        """What has to be there while a run is trained, in the first process."""
+        fast = self.config[self.subcommand].trainer.fast_dev_run
+        if fast or not self.trainer.is_global_zero:
+            return contextlib.nullcontext()
+        if any(isinstance(c, LastCheckpoint | BestCheckpoint) for c in self.trainer.callbacks):  # type: ignore[attr-defined]
+            check_room(self.folder, self.model)
+        if self.remembered:
+            runs.remember(self.folder, **self.remembered)
+        return runs.held(self.folder)
+
+    def _end(self, why: str, code: int) -> NoReturn:
+        last = runs.last_checkpoint(self.folder)
+        hint = f"vae fit --ckpt_path {_short(last)}" if last.is_file() else "no checkpoint yet"
+        _fail(f"{why} in epoch {self.trainer.current_epoch}; to go on: {hint}", code)
 
     def after_fit(self) -> None:
         """Print where everything is, the key numbers, and what to type next."""
@@ -351,6 +489,8 @@ class _Command(LightningCLI):
         took = timedelta(seconds=round(time.monotonic() - self.started))
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
         print(f"\nTrained to epoch {self.trainer.current_epoch} in {took}.")
+        if self.model.skipped:
+            print(f"Left out:    {self.model.skipped} updates that were not finite")
         if self.model.results:
             print("On the validation images:", *report.lines(self.model), sep="\n")
         print(f"Run folder:  {_short(self.folder)}")
@@ -455,6 +595,28 @@ class _EpochLines(pl.Callback):
             print(f"epoch {trainer.current_epoch}: {', '.join(values)}", flush=True)
 
 
+def _name(config: Namespace) -> str:
+    """The name of a run: by default that of the model, BetaVAE -> beta_vae."""
+    model_name = config.model.class_path.rpartition(".")[2]
+    name = config.name or re.sub("(?<=[a-z])(?=[A-Z])", "_", model_name).lower()
+    if Path(name).name != name:
+        raise UserError(
+            f"--name {name} must be the name of a folder; --output_dir says where that folder is"
+        )
+    return name
+
+
+def _plugins(given: Any, strategy: Any) -> list[Any]:
+    """The user's plugins, and those that keep a run from being lost."""
+    plugins = given if isinstance(given, list) else [given] if given else []
+    if not any(isinstance(p, CheckpointIO) for p in plugins) and "deepspeed" not in str(strategy):
+        plugins = [*plugins, SafeCheckpointIO()]
+    if SLURMEnvironment.detect() and not any(isinstance(p, ClusterEnvironment) for p in plugins):
+        # Lightning would save in a signal handler, where processes wait for one another for ever.
+        plugins = [*plugins, SLURMEnvironment(auto_requeue=False)]
+    return plugins
+
+
 def _spare_the_cpu() -> None:
     """Save what costs time on a CPU and brings nothing."""
     # The moving averages of Adam run out into numbers below 1e-38, which take a hundred times as
@@ -480,8 +642,9 @@ def _quieten() -> None:
         r".isinstance\(treespec, LeafSpec\)",  # Lightning-AI/pytorch-lightning#21326
         ".*callbacks used to create the checkpoint need to be provided",  # of vae test, no need
         "Experiment logs directory .* is not empty",  # another tracker made it just before
-        "The dirpath has changed",  # a resumed run writes into a folder of its own
+        "Checkpoint directory .* exists and is not empty",  # of a run that is continued
         ".*not supported by the model summary",  # of mixed precision
+        "The `srun` command is available",  # on every machine of a cluster, outside of a job
     ):
         warnings.filterwarnings("ignore", message)
     warnings.filterwarnings("ignore", checkpoint.RENAMED)

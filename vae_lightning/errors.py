@@ -1,5 +1,41 @@
 """Errors that are the user's to mend: the command line prints their sentence, not a traceback."""
 
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
 
 class UserError(ValueError):
     """Bad input. The message is one sentence: what is wrong, where, and what to do instead."""
+
+
+class NonFiniteLoss(UserError):
+    """A training whose loss became NaN or infinite.
+
+    Args:
+        step: Number of the batch, counted from 0 over all epochs.
+        terms: What of the loss was not finite in that batch, by name.
+    """
+
+    def __init__(self, step: int, terms: list[str]) -> None:
+        what = f"the loss ({', '.join(terms)})" if terms else "the loss"
+        super().__init__(f"{what} is not finite at step {step}")
+        self.step = step
+        self.terms = terms
+
+
+@contextlib.contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Name the file of a run that cannot be written, which the operating system often does not.
+
+    Raises:
+        UserError: In place of an error of the operating system.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path} could not be written ({os.strerror(error.errno or 0)}): make room, or write "
+            "access, then continue from the last checkpoint of the run"
+        ) from error

@@ -12,7 +12,7 @@ from typing import Any
 import lightning.pytorch as pl
 import yaml
 
-from vae_lightning import checkpoint, usage
+from vae_lightning import checkpoint, runs, usage
 from vae_lightning.errors import UserError
 from vae_lightning.models import BaseVAE
 
@@ -46,12 +46,6 @@ def config_folder() -> Path:
     return inside if inside.is_dir() else package.parent / "configs"
 
 
-def run_folder(ckpt_path: str | Path) -> Path:
-    """The folder of the run that wrote a checkpoint."""
-    folder = Path(ckpt_path).absolute().parent
-    return folder.parent if folder.name == "checkpoints" else folder
-
-
 def with_layers(args: list[str]) -> list[str]:
     """Put the layers below the user's own options in front of them.
 
@@ -66,7 +60,7 @@ def with_layers(args: list[str]) -> list[str]:
     """
     command, *options = args
     if command not in ("test", "validate"):
-        for _, flag in _flags(options):
+        for _, flag in flags(options):
             if flag.startswith(("--metrics.", "--evaluation_seed")):
                 raise UserError(f"{flag} is an option of vae test and vae validate")
     configs: list[Path] = []
@@ -92,7 +86,7 @@ def with_layers(args: list[str]) -> list[str]:
         layers += _checkpoint_layers(command, ckpt_path, options)
     elif command == "fit":
         layers.append(_read_yaml(config_path(DEFAULT_CONFIG)))
-    elif not any(option == "-h" or flag.endswith("help") for option, flag in _flags(options)):
+    elif not any(option == "-h" or flag.endswith("help") for option, flag in flags(options)):
         if typo := next((option for option in options if option.startswith("--ck")), None):
             raise UserError(f"no option '{typo.partition('=')[0]}'; did you mean '--ckpt_path'?")
         raise UserError(
@@ -106,7 +100,7 @@ def with_layers(args: list[str]) -> list[str]:
     return [command, *lower, *options, *(["--ckpt_path", ckpt_path] if ckpt_path else [])]
 
 
-def _flags(options: Sequence[str]) -> list[tuple[str, str]]:
+def flags(options: Sequence[str]) -> list[tuple[str, str]]:
     """Options, each with its name without a value behind ``=``."""
     return [(option, option.partition("=")[0]) for option in options]
 
@@ -131,7 +125,7 @@ def _checkpoint_layers(
             "runs/NAME/version_N/checkpoints/best.ckpt"
         )
     layers = []
-    saved = run_folder(ckpt_path) / "config.yaml"
+    saved = runs.folder_of(ckpt_path) / "config.yaml"
     if command == "fit" and saved.is_file():
         layers.append(_read_yaml(saved))
     content = checkpoint.read(ckpt_path)

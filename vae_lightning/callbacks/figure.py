@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vae_lightning import plotting
 from vae_lightning.data.batch import Batch
+from vae_lightning.errors import writing
 from vae_lightning.models import BaseVAE
 
 
@@ -132,8 +133,10 @@ class Figure(pl.Callback, ABC):
         class_names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
         figure = self.draw(pl_module, x, torch.cat(labels) if labels else None, class_names)
         pixels = plotting.to_array(figure)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(self.folder / f"epoch={self.epoch:03d}.png", optimize=True)
+        path = self.folder / f"epoch={self.epoch:03d}.png"
+        with writing(path):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path, optimize=True)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_image(f"figures/{self.name}", [pixels], step=trainer.global_step)

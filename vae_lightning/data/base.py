@@ -3,7 +3,7 @@
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import lightning.pytorch as pl
 import torch
@@ -188,6 +188,12 @@ class ImageData(pl.LightningDataModule, ABC):
 
     class_names: Sequence[str] | None = None
 
+    CHANGEABLE: ClassVar[frozenset[str]] = frozenset(
+        {"root", "num_workers", "memory_limit", "predict_split"}
+    )
+    """Arguments that change neither the images nor their order: a resumed training may have others.
+    """
+
     def __init__(
         self,
         batch_size: int = 128,
@@ -308,6 +314,10 @@ class ImageData(pl.LightningDataModule, ABC):
             "generator": randomness.generator(self.order_seed, "workers"),
         }
         if split == "train" and shuffle:
+            if self.trainer:
+                # Workers of a resumed training begin before Lightning says which epoch it is.
+                progress: Any = self.trainer.fit_loop.epoch_progress.current
+                sampler.set_epoch(progress.processed)
             batch_size = self.batch_size * self.updates
             return TrainLoader(self.trainer, batch_size=batch_size, **kwargs)
         return DataLoader(batch_size=self.batch_size, **kwargs)

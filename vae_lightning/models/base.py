@@ -65,6 +65,8 @@ class BaseVAE(Training, ABC):
             Lightning's loop takes its time. By default as many as small images allow, and 1 where
             an option of the trainer counts or treats single batches. The updates are the same
             whatever it is; 1 hands each batch to Lightning and its callbacks.
+        skip_non_finite: Leave out an update whose loss or gradient is NaN or infinite, and count
+            it, instead of ending the training. On a GPU, every step then waits for the one before.
 
     Attributes:
         latent_dim: Size of the latent vector, None where the latent is none.
@@ -96,6 +98,7 @@ class BaseVAE(Training, ABC):
         lr_scheduler: LRSchedulerCallable | None = None,
         compile: bool = False,
         updates_per_call: int | None = None,
+        skip_non_finite: bool = False,
     ) -> None:
         super().__init__()
         remember_arguments(self)
@@ -115,6 +118,7 @@ class BaseVAE(Training, ABC):
         if updates_per_call is not None and updates_per_call < 1:
             raise ValueError(f"model.updates_per_call must be at least 1, got {updates_per_call}")
         self.updates_per_call = updates_per_call
+        self.skip_non_finite = skip_non_finite
         self.noise_seed = torch.initial_seed()
         self.evaluation_seed = 0
         self.results: dict[str, Result] = {}

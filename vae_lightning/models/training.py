@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import warnings
 from abc import abstractmethod
+from collections.abc import Iterable
 from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import (
+    Checkpoint,
     GradientAccumulationScheduler,
     ModelCheckpoint,
     ProgressBar,
@@ -19,12 +21,15 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
-from torch.optim import LBFGS, Adam
+from torch.optim import LBFGS, Adam, Optimizer
 
 from vae_lightning.checkpoint import class_of
+from vae_lightning.loggers import MetricsLog
+from vae_lightning.models.finite import FiniteWatch, Undo
 
 _PIXELS_PER_CALL = 2048 * 28 * 28
 """Where `updates_per_call` is chosen: as many batches as have so many decoded pixels."""
@@ -62,17 +67,23 @@ class Training(pl.LightningModule):
         step: Batches trained on before this one, over all epochs. Not ``global_step``, which counts
             the steps of the optimiser.
         noise_seed: Of the noise in training.
+        skip_non_finite: Whether updates that are not finite are left out.
     """
 
     make_optimizer: OptimizerCallable
     make_lr_scheduler: LRSchedulerCallable | None
     updates_per_call: int | None
     noise_seed: int
+    skip_non_finite: bool
     updates: int = 1
     step: int = 0
     _optimizer_steps: int | None = None
     _written: int = -1
     _batch: tuple[int, int] | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._watch, self._undo = FiniteWatch(), Undo(self)
 
     @abstractmethod
     def per_image(self, batch: Any, stage: str, step: int, seed: int) -> dict[str, Tensor]:
@@ -84,6 +95,7 @@ class Training(pl.LightningModule):
             if self.trainer.global_step == 0:
                 self.step = 0  # a checkpoint that is resumed is read later
             self._optimizer_steps = self._batch = None
+            self._watch, self._undo = FiniteWatch(), Undo(self)
             self._written = -1
             self._set_updates(self._choose_updates())
 
@@ -154,10 +166,17 @@ class Training(pl.LightningModule):
 
     def _loss(self, batch: Any) -> Tensor:
         """The mean objective of one batch; its terms are logged on the steps that are written."""
+        if self.skip_non_finite:
+            self._undo.remember()
         per_image = self.per_image(batch, "train", self.step, self.noise_seed)
-        self.step += 1
         # The one place where a mean over a batch is taken.
         loss = per_image["loss"].mean()
+        if self.skip_non_finite:
+            self._undo.look(loss)
+        else:
+            terms = {name: value for name, value in per_image.items() if name != "loss"}
+            self._watch.look(self.step, loss, terms)
+        self.step += 1
         step = self.trainer.global_step
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (step + 1) % every == 0 and step != self._written:
@@ -167,9 +186,32 @@ class Training(pl.LightningModule):
             for name, value in means.items():
                 self.log(name, value, prog_bar=name == "train/loss", logger=False)
             numbers = {name: value.item() for name, value in means.items()}
+            self._watch.find()
+            if self.skip_non_finite:
+                numbers["train/skipped"] = self._undo.skipped
             for logger in self.trainer.loggers:
                 logger.log_metrics({"epoch": self.trainer.current_epoch, **numbers}, step)
         return loss
+
+    def on_validation_end(self) -> None:
+        """Let schedulers that follow a metric step after this epoch too, if it was continued.
+
+        Lightning thinks that the metric is not known then.
+        """
+        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            self.trainer.fit_loop.restarting = False
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Leave out an update that is not finite, if asked for."""
+        if self.skip_non_finite:
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+            self._undo.leave_out(parameters, scaled=scaler is not None)
+
+    @property
+    def skipped(self) -> int:
+        """Updates left out because they were not finite."""
+        return self._undo.skipped
 
     def configure_optimizers(self) -> Any:
         """The optimiser over all trainable parameters and, if there is one, the scheduler."""
@@ -187,10 +229,17 @@ class Training(pl.LightningModule):
         return [optimizer], [scheduler]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the seed of the noise and the step, so that a resumed run goes on with them."""
+        """Keep the seed of the noise and the step, so that a resumed run goes on with them.
+
+        Raises:
+            NonFiniteLoss: If the weights are not worth keeping.
+        """
+        self._watch.find()
+        checkpoint["skipped"] = self._undo.skipped
         checkpoint["noise_seed"] = self.noise_seed
         checkpoint["step"] = self.step
         checkpoint["updates"] = self.updates
+        checkpoint["log_rows"] = _rows_written(self.trainer.loggers)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the seed of the noise and the step from a checkpoint.
@@ -203,6 +252,7 @@ class Training(pl.LightningModule):
         self.step = checkpoint.get("step", self._optimizer_steps)
         if self._trainer is None or self.trainer.state.fn != "fit":
             return
+        self._undo.skipped = checkpoint.get("skipped", 0)
         held = checkpoint.get("updates", 1)
         if held > 1 and self.updates == 1:
             loader = self.trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
@@ -213,6 +263,15 @@ class Training(pl.LightningModule):
                 progress[part] = {k: batches - (calls - v) for k, v in progress[part].items()}
         else:
             self._set_updates(held)
+
+
+def _rows_written(loggers: Iterable[Logger]) -> int:
+    """Rows of the log of the run, which are on the disk before the checkpoint is."""
+    for logger in loggers:
+        if isinstance(logger, MetricsLog):
+            logger.save()
+            return logger.rows
+    return 0
 
 
 def _fuse(optimizer: Adam) -> None:
@@ -265,7 +324,7 @@ def _needs_single_batches(trainer: Any, model: Training) -> str:
 
 def _sees_batches(callback: pl.Callback) -> bool:
     """Whether a callback, other than those known not to mind, is called for each batch."""
-    return not isinstance(callback, ProgressBar | Timer | ModelCheckpoint) and any(
+    return not isinstance(callback, ProgressBar | Timer | Checkpoint) and any(
         is_overridden(hook, callback, pl.Callback) for hook in _BATCH_HOOKS
     )
 

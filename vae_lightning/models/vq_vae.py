@@ -118,8 +118,7 @@ class VQVAE(BaseVAE):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep how often each code was used since the epoch began, by all processes."""
         super().on_save_checkpoint(checkpoint)
-        if not self.trainer.is_last_batch:
-            checkpoint["training_counts"] = total(self.training_counts.counts)
+        checkpoint["training_counts"] = total(self.training_counts.counts)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with these counts; the first process holds those of all."""

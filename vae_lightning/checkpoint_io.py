@@ -1,0 +1,88 @@
+"""How checkpoints get to the disk: whole, or not at all."""
+
+import errno
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+
+from vae_lightning.errors import UserError
+
+_COPIES = 3
+"""Checkpoints that are on the disk at the same time: best, last, and the one being written."""
+
+
+class SafeCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place, then moves it there in one step.
+
+    Whatever happens meanwhile, also ``kill -9``, a loadable file has the name: the one before or
+    the new one. Lightning 2.6 writes into the folder for temporary files and copies from there if
+    that is another disk.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            UserError: If that is not possible; the file of before is still there.
+        """
+        path = Path(path)
+        partial = path.with_name(path.name + ".partial")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except (OSError, RuntimeError) as error:
+            cause = _disk_error(error)
+            if cause is None:
+                raise
+            partial.unlink(missing_ok=True)
+            before = ", where the one written before still is" if path.is_file() else ""
+            raise UserError(
+                f"{path} could not be written ({os.strerror(cause.errno or errno.EIO)}){before}: "
+                f"make room, or write access, then continue with vae fit --ckpt_path {path}"
+            ) from error
+
+
+def _disk_error(error: BaseException | None) -> OSError | None:
+    """The error of the operating system that torch's error while writing came from."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def check_room(folder: Path, model: pl.LightningModule) -> None:
+    """Check before a training that its checkpoints can be written.
+
+    Args:
+        folder: Folder of the run.
+        model: Its weights are written, and the two averages of Adam for each.
+
+    Raises:
+        UserError: If they cannot.
+    """
+    probe = folder / "checkpoints" / ".probe"
+    try:
+        probe.parent.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"x")
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be written to ({error.strerror}): give another --output_dir"
+        ) from error
+    size = sum(tensor.nbytes for tensor in model.state_dict().values())
+    needed, free = 3 * _COPIES * size, shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"{free / 1e6:,.0f} MB are free where {folder} is, and its checkpoints need up to "
+            f"{needed / 1e6:,.0f} MB: make room, or give another --output_dir"
+        )

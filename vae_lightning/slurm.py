@@ -1,0 +1,38 @@
+"""Jobs of the SLURM workload manager: which one this is, and how it comes back."""
+
+import os
+import subprocess
+
+from vae_lightning.errors import UserError
+
+
+def job() -> str | None:
+    """The number of the batch job that this process belongs to; None outside of one.
+
+    Jobs named ``bash`` or ``interactive`` are somebody's terminal, to Lightning as well.
+    """
+    if os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive"):
+        return None
+    return os.environ.get("SLURM_JOB_ID")
+
+
+def is_restarted() -> bool:
+    """Whether this job has run before and was put back into the queue."""
+    return job() is not None and os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+
+
+def requeue() -> None:
+    """Put this job back into the queue, to start again from its first line.
+
+    Raises:
+        UserError: If SLURM refuses.
+    """
+    command = ["scontrol", "requeue", str(job())]
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = " ".join((getattr(error, "stderr", None) or str(error)).split())
+        raise UserError(
+            f"the job was not requeued ({' '.join(command)}: {reason}): submit it with "
+            "sbatch --requeue, or continue by hand"
+        ) from error
