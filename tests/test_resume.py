@@ -336,7 +336,8 @@ def job(folder, monkeypatch):
         monkeypatch.setenv("SLURM_JOB_ID", str(number))
         monkeypatch.setenv("SLURM_RESTART_COUNT", str(restarts))
 
-    return start
+    yield start
+    signal.signal(signal.SIGUSR1, signal.SIG_DFL)
 
 
 def test_a_preempted_job_is_requeued_and_goes_on(job, folder, capsys):
@@ -362,6 +363,8 @@ def test_a_preempted_job_is_requeued_and_goes_on(job, folder, capsys):
     with pytest.raises(SystemExit, match=r"^0$"):
         main(preempted)
     assert "nothing to do" in capsys.readouterr().out
+    # A signal that comes after the training must not end the process as if it had failed.
+    assert signal.getsignal(signal.SIGUSR1) == signal.SIG_IGN
 
 
 def test_another_job_starts_anew(job, folder):
@@ -406,3 +409,22 @@ def test_a_signal_to_one_of_two_processes_stops_both(folder):
     assert process.returncode == 128 + signal.SIGTERM, errors
     assert "stopped by SIGTERM" in errors
     assert torch.load(last(stopped), weights_only=True)["optimizer_states"]
+
+
+def test_the_template_of_a_job(job, folder):
+    """As `sbatch` runs it, with one task."""
+    for name, text in {
+        "srun": 'exec "$@"',
+        "vae": f'exec {sys.executable} -m vae_lightning "$@"',
+    }.items():
+        tool = folder / "bin" / name
+        tool.write_text(f"#!/bin/sh\n{text}\n")
+        tool.chmod(0o755)
+    template = Path(__file__).parents[1] / "configs" / "cluster" / "slurm.sbatch"
+    names = {"SLURM_CPUS_PER_TASK": "1", "SLURM_NTASKS_PER_NODE": "1", "SLURM_RESTART_COUNT": "0"}
+    command = ["bash", str(template), *TINY, *CONV, "--trainer.max_epochs=1"]
+    done = subprocess.run(command, env={**os.environ, **names}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    run = folder / "runs" / "vae" / "version_0"
+    assert json.loads((run / "run.json").read_text())["job"] == "7"
+    assert "Traceback" not in done.stderr

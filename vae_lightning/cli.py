@@ -259,7 +259,6 @@ class _Command(LightningCLI):
             self.ckpt = checkpoint.read(config.ckpt_path)
             self._check_checkpoint(self.ckpt, config)
         if self.subcommand == "fit":
-            self.save_config_kwargs = {"given": config}
             self.folder = self._choose_folder(config)
             config.name = self.folder.parent.name
             self.save_config_kwargs = {"given": config.clone(), "replace": self.continues}
@@ -452,6 +451,8 @@ class _Command(LightningCLI):
                 raise SystemExit(0) from None
             self._end(f"stopped by {stop.received.name}", 128 + stop.received)
         except NonFiniteLoss as error:
+            if not self.trainer.is_global_zero:  # all processes have found it
+                raise SystemExit(1) from None
             last = runs.last_checkpoint(self.folder)
             first = f"the last good checkpoint is {_short(last)}: continue from it"
             raise UserError(

@@ -41,7 +41,9 @@ class Listener:
     def stop(self) -> None:
         """Put back what happened on these signals before, and forget what has come."""
         for number, handler in self._handlers.items():
-            if signal.getsignal(number) == self._note:  # nobody else has changed it since
+            if number == REQUEUE:  # too late for it, and what happened before is a sudden end
+                signal.signal(number, signal.SIG_IGN)
+            elif signal.getsignal(number) == self._note:  # nobody else has changed it since
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._handlers = {}
         self.received = None
