@@ -356,6 +356,8 @@ def test_a_preempted_job_is_requeued_and_goes_on(job, folder, capsys):
     before = files(parent / "version_0")
     job(7, 1)
     main(preempted)
+    # A signal that comes after the training must not end the process as if it had failed.
+    assert signal.getsignal(signal.SIGUSR1) == signal.SIG_IGN
     assert sorted(path.name for path in parent.iterdir()) == ["version_0", "version_1"]
     assert_same(folder / "runs" / "whole" / "version_0", parent / "version_1")
     assert files(parent / "version_0") == before
@@ -363,8 +365,6 @@ def test_a_preempted_job_is_requeued_and_goes_on(job, folder, capsys):
     with pytest.raises(SystemExit, match=r"^0$"):
         main(preempted)
     assert "nothing to do" in capsys.readouterr().out
-    # A signal that comes after the training must not end the process as if it had failed.
-    assert signal.getsignal(signal.SIGUSR1) == signal.SIG_IGN
 
 
 def test_another_job_starts_anew(job, folder):
