@@ -13,9 +13,9 @@ from pathlib import Path
 begun = time.perf_counter()
 sys.path.insert(0, str(Path(__file__).parent))  # for --trainer.callbacks+=clocks.FirstStep
 
-import clocks
+import clocks  # noqa: E402
 
-from vae_lightning import cli
+from vae_lightning import cli  # noqa: E402
 
 
 def main() -> None:

@@ -191,19 +191,25 @@ class Listing(NamedTuple):
         return cls(files, list(sizes), torch.repeat_interleave(counts))
 
 
-def _image_names(folder: str, inside: str = "") -> Iterator[str]:
-    """Relative paths of the images in a folder, folder by folder; hidden files are left out."""
-    with os.scandir(os.path.join(folder, inside)) as entries:
-        # Sorted by the parts of the path, as `Path` is: "a.png" comes after all that is in "a".
+def _image_names(root: str, inside: str = "") -> Iterator[str]:
+    """Relative paths of the images in a folder, folder by folder; hidden files are left out.
+
+    Args:
+        root: The folder.
+        inside: Of which this part is listed: a relative path that ends with a separator.
+    """
+    with os.scandir(os.path.join(root, inside)) as entries:
+        # By the parts of a path, as `Path` sorts: all that is in "a" comes before "a.png".
         visible = sorted(
-            (e.name, e.is_dir(follow_symlinks=False)) for e in entries if e.name[0] != "."
+            (entry.name, entry.is_dir(follow_symlinks=False))
+            for entry in entries
+            if not entry.name.startswith(".")
         )
     for name, is_folder in visible:
-        path = os.path.join(inside, name)
         if is_folder:
-            yield from _image_names(folder, path)
+            yield from _image_names(root, f"{inside}{name}{os.sep}")
         elif os.path.splitext(name)[1].lower() in _SUFFIXES:
-            yield path
+            yield inside + name
 
 
 class Files(Dataset[Batch]):
