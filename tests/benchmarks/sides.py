@@ -1,38 +1,42 @@
-"""The sides of the comparison: each trains the same network on the same images, its own way.
+"""The sides of the comparison: each trains, or evaluates, the same network its own way.
 
-Run in a process of its own by ``speed.py``: ``python sides.py SIDE WORKLOAD --images N --epochs E``
-prints one line of JSON.
+Run in a process of its own by ``speed.py``: ``python sides.py SIDE WORKLOAD --images N --rounds R``
+prints one line of JSON: seconds of each round (an epoch, or one evaluation) and the peak memory.
 """
 
 import argparse
 import json
+import math
 import os
 import resource
 import sys
-import time
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
-sys.path.insert(0, str(Path(__file__).parent))  # for --trainer.callbacks+=sides.EpochTimes
+sys.path.insert(0, str(Path(__file__).parent))  # for --trainer.callbacks+=clocks.Epochs
 
-import lightning.pytorch as pl
-import numpy as np
+import clocks
+import textbook
 import torch
-from PIL import Image
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import ToTensor
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from vae_lightning.__main__ import main
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DRAWS = 200
+"""Draws per image where the likelihood is evaluated."""
 
 
 class Workload(NamedTuple):
-    """What is trained: options of ``vae fit``, and the same for a loop written by hand."""
+    """What is done: options of ``vae fit``, and the same for a loop written by hand."""
 
     options: list[str]
     batch_size: int
     network: str
+    evaluation: bool = False
 
 
 MLP = ["--model.encoder=MLPEncoder", "--model.decoder=MLPDecoder"]
@@ -41,6 +45,8 @@ WORKLOADS = {
     "mlp-20": Workload(["--model=VAE", *MLP], 20, "mlp"),
     "mlp-100": Workload(["--model=VAE", *MLP], 100, "mlp"),
     "vq": Workload(["--model=VQVAE"], 128, "vq"),
+    "likelihood": Workload(["--model=VAE"], 128, "conv", evaluation=True),
+    "likelihood-mlp": Workload(["--model=VAE", *MLP], 100, "mlp", evaluation=True),
 }
 
 
@@ -55,53 +61,9 @@ def images(n: int) -> Tensor:
     return train.images.x[:n]
 
 
-class TextbookVAE(nn.Module):
-    """The lesson's model, as it is written in tutorials: probabilities, terms summed by hand."""
-
-    def __init__(self, network: str) -> None:
-        super().__init__()
-        if network == "conv":
-            self.encoder = nn.Sequential(
-                *(nn.Conv2d(1, 32, 3, 2, 1), nn.ReLU(), nn.Conv2d(32, 64, 3, 2, 1), nn.ReLU()),
-                nn.Flatten(),
-            )
-            self.mu, self.log_var = nn.Linear(3136, 20), nn.Linear(3136, 20)
-            self.decoder = nn.Sequential(
-                *(nn.Linear(20, 3136), nn.Unflatten(1, (64, 7, 7))),
-                *(nn.ConvTranspose2d(64, 32, 4, 2, 1), nn.ReLU()),
-                *(nn.ConvTranspose2d(32, 1, 4, 2, 1), nn.Sigmoid()),
-            )
-        else:
-            self.encoder = nn.Sequential(
-                nn.Flatten(), nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 256), nn.ReLU()
-            )
-            self.mu, self.log_var = nn.Linear(256, 20), nn.Linear(256, 20)
-            self.decoder = nn.Sequential(
-                *(nn.Linear(20, 256), nn.ReLU(), nn.Linear(256, 512), nn.ReLU()),
-                *(nn.Linear(512, 784), nn.Sigmoid(), nn.Unflatten(1, (1, 28, 28))),
-            )
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.encoder(x)
-        mu, log_var = self.mu(h), self.log_var(h)
-        z = mu + torch.exp(0.5 * log_var) * torch.randn_like(mu)
-        reconstruction = F.binary_cross_entropy(self.decoder(z), x, reduction="sum")
-        kl = -0.5 * torch.sum(1 + log_var - mu.pow(2) - log_var.exp())
-        return (reconstruction + kl) / len(x)
-
-
-class PillowImages(Dataset):
-    """What torchvision's MNIST is: an array, of which each item becomes a Pillow image."""
-
-    def __init__(self, x: Tensor) -> None:
-        self.x = x[:, 0]
-        self.transform = ToTensor()
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def __getitem__(self, i: int) -> tuple[Tensor, int]:
-        return self.transform(Image.fromarray(self.x[i].numpy())), 0
+def textbook_model(workload: Workload) -> Any:
+    """The network of a workload as textbooks write it."""
+    return textbook.VQVAE() if workload.network == "vq" else textbook.VAE(workload.network)
 
 
 def our_model(workload: Workload) -> Any:
@@ -115,133 +77,180 @@ def our_model(workload: Workload) -> Any:
     return vae_lightning.VAE(**(pair if workload.network == "mlp" else {}))
 
 
-def plain(x: Tensor, workload: Workload, epochs: int) -> list[float]:
+def plain(x: Tensor, workload: Workload, rounds: int) -> list[float]:
     """The loop that everybody writes: DataLoader, ToTensor, Adam, and loss.item() at every step."""
-    model = TextbookVAE(workload.network).to(DEVICE)
+    model = textbook_model(workload).to(DEVICE)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    loader = DataLoader(PillowImages(x), batch_size=workload.batch_size, shuffle=True)
+    loader = DataLoader(
+        textbook.PillowImages(x), batch_size=workload.batch_size, shuffle=not workload.evaluation
+    )
     times = []
-    for _ in range(epochs):
-        start = time.perf_counter()
+    for _ in range(rounds):
+        start = clocks.now()
         total = 0.0
         for batch, _labels in loader:
+            if workload.evaluation:
+                with torch.no_grad():
+                    total += model.log_likelihood(batch.to(DEVICE), DRAWS).sum().item()
+                continue
             loss = model(batch.to(DEVICE))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             total += loss.item()
-        times.append(time.perf_counter() - start)
+        times.append(clocks.now() - start)
     return times
 
 
-def floor(x: Tensor, workload: Workload, epochs: int, compiled: bool = True) -> list[float]:
-    """No framework: images in memory, torch's own noise, fused Adam, the network compiled."""
-    model = our_model(workload).to(DEVICE)
-    optimizer = torch.optim.Adam(
-        [p for p in model.parameters() if p.requires_grad], lr=1e-3, fused=True
-    )
+def train(model: Any, x: Tensor, workload: Workload, optimizer: torch.optim.Optimizer) -> None:
+    """One epoch."""
+    for index in torch.randperm(len(x), device=DEVICE).split(workload.batch_size):
+        batch = x[index].float() / 255
+        if workload.network == "vq":
+            loss = model.objective(model.terms(batch, None, None)).mean()
+        else:
+            q = model.posterior(batch)
+            epsilon = torch.randn_like(q.mu)
+            params = model.decoder(torch.addcmul(q.mu, (0.5 * q.log_var).exp(), epsilon), None)
+            loss = (q.kl().sum(1) - model.likelihood.log_prob(params, batch)).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+@torch.no_grad()
+def log_likelihoods(model: Any, x: Tensor, batch_size: int, draws: int) -> Tensor:
+    """Log p(x) of images (N, 1, 28, 28), uint8, by importance sampling, (N,)."""
+    found = []
+    for images in x.split(batch_size):
+        batch = images.float() / 255
+        q = model.posterior(batch)
+        sigma = (0.5 * q.log_var).exp()
+        # As many latents at once as fit into a CPU's cache.
+        n = max(1, (256 if DEVICE == "cpu" else 16_384) // len(batch))
+        total = torch.full((len(batch),), -math.inf, device=DEVICE)
+        for first in range(0, draws, n):
+            epsilon = torch.randn(len(batch), min(n, draws - first), sigma.shape[1], device=DEVICE)
+            z = torch.addcmul(q.mu[:, None], sigma[:, None], epsilon)
+            params = model.decoder(z.flatten(0, 1), None).unflatten(0, epsilon.shape[:2])
+            log_p_x = model.likelihood.log_prob(params, batch[:, None])
+            log_p_z_to_q = 0.5 * (epsilon.square() - z.square() + q.log_var[:, None]).sum(2)
+            total = torch.logaddexp(total, (log_p_x + log_p_z_to_q).logsumexp(1))
+        found.append(total - math.log(draws))
+    return torch.cat(found)
+
+
+def bare(x: Tensor, workload: Workload, rounds: int, compiled: bool = False) -> list[float]:
+    """No framework: images in memory, torch's own noise, fused Adam, our networks."""
+    model, x = our_model(workload).to(DEVICE), x.to(DEVICE)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(parameters, lr=1e-3, fused=True)
     if compiled:
         model.encoder.compile()
         model.decoder.compile()
-
-    def loss_of(batch: Tensor) -> Tensor:
-        if workload.network == "vq":
-            return model.objective(model.terms(batch, None, None)).mean()  # type: ignore[arg-type]
-        q = model.posterior(batch)
-        epsilon = torch.randn_like(q.mu)
-        params = model.decoder(torch.addcmul(q.mu, (0.5 * q.log_var).exp(), epsilon), None)
-        return (q.kl().sum(1) - model.likelihood.log_prob(params, batch)).mean()
-
-    x, times = x.to(DEVICE), []
-    for _ in range(epochs):
-        start = time.perf_counter()
-        for index in torch.randperm(len(x), device=DEVICE).split(workload.batch_size):
-            loss = loss_of(x[index].float() / 255)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        if DEVICE == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
+    times = []
+    for _ in range(rounds):
+        start = clocks.now()
+        if workload.evaluation:
+            log_likelihoods(model.eval(), x, workload.batch_size, DRAWS).sum().item()
+        else:
+            train(model, x, workload, optimizer)
+        times.append(clocks.now() - start)
     return times
 
 
-def bare(x: Tensor, workload: Workload, epochs: int) -> list[float]:
-    """As `floor`, not compiled."""
-    return floor(x, workload, epochs, compiled=False)
+def floor(x: Tensor, workload: Workload, rounds: int) -> list[float]:
+    """As `bare`, the networks compiled."""
+    return bare(x, workload, rounds, compiled=True)
 
 
-class EpochTimes(pl.Callback):
-    """Seconds of each epoch, without validation."""
-
-    seconds: ClassVar[list[float]] = []
-
-    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        self.start = time.perf_counter()
-
-    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        if DEVICE == "cuda":
-            torch.cuda.synchronize()
-        sys.modules["sides"].EpochTimes.seconds.append(time.perf_counter() - self.start)  # type: ignore[attr-defined]
-
-
-def vae_fit(n: int, workload: Workload, epochs: int, extra: list[str]) -> list[float]:
-    """``vae fit`` through its command line, pictures, logs and checkpoints included."""
-    import tempfile
-
-    import sides
-
-    from vae_lightning.__main__ import main
-
+def vae(x: Tensor, workload: Workload, rounds: int, extra: Sequence[str] = ()) -> list[float]:
+    """``vae fit``, or ``vae test`` with all that it measures, through the command line."""
+    n = len(x)
     name = "MNIST" if os.environ.get("VAE_DATA_ROOT") else "Digits"
-    # The rest of the training images is the validation set, which is not timed.
-    data = [f"--data={name}", f"--data.val_size={60_000 - n}"]
+    quiet = ["--trainer.enable_progress_bar=false"]
+    watched = [*quiet, "--trainer.callbacks+=clocks.Epochs", *extra]
     with tempfile.TemporaryDirectory() as folder:
-        main(
-            [
-                *("fit", *workload.options, *data, f"--data.batch_size={workload.batch_size}"),
-                *(f"--trainer.max_epochs={epochs}", f"--output_dir={folder}"),
-                "--trainer.check_val_every_n_epoch=1000",
-                "--trainer.num_sanity_val_steps=0",
-                "--trainer.enable_progress_bar=false",
-                "--trainer.callbacks+=sides.EpochTimes",
-                *extra,
-            ]
-        )
-    return sides.EpochTimes.seconds
+        fit = ["fit", *workload.options, f"--data={name}", f"--output_dir={folder}", "--name=it"]
+        fit += [f"--data.batch_size={workload.batch_size}", "--trainer.num_sanity_val_steps=0"]
+        if not workload.evaluation:
+            # The rest of the training images is the validation set, which is not timed.
+            fit += [f"--data.val_size={60_000 - n}", "--trainer.check_val_every_n_epoch=1000"]
+            main([*fit, f"--trainer.max_epochs={rounds}", *watched])
+            return clocks.Epochs.seconds
+        main([*fit, "--trainer.limit_train_batches=1", "--trainer.max_epochs=1", *quiet])
+        clocks.Epochs.seconds.clear()
+        for _ in range(rounds):
+            limit = f"--trainer.limit_test_batches={n // workload.batch_size}"
+            checkpoint = f"--ckpt_path={folder}/it/version_0/checkpoints/last.ckpt"
+            draws = f"--metrics.log_likelihood.samples={DRAWS}"
+            main(["test", checkpoint, limit, draws, *watched])
+    return clocks.Epochs.seconds
 
 
-def pythae(x: Tensor, workload: Workload, epochs: int) -> list[float]:
-    """pythae's trainer, where it is installed, with its default network for MNIST-sized images."""
-    import tempfile
-
+def pythae(x: Tensor, workload: Workload, rounds: int) -> list[float]:
+    """pythae's trainer, or its `get_nll`, with the textbook's networks (tried: pythae 0.1.2)."""
     from pythae.data.datasets import BaseDataset  # type: ignore[import-not-found]
     from pythae.models import VAE, VQVAE, VAEConfig, VQVAEConfig  # type: ignore[import-not-found]
+    from pythae.models.base.base_utils import ModelOutput  # type: ignore[import-not-found]
+    from pythae.models.nn import BaseDecoder, BaseEncoder  # type: ignore[import-not-found]
     from pythae.trainers import BaseTrainer, BaseTrainerConfig  # type: ignore[import-not-found]
 
+    network = textbook_model(workload)
+
+    class Encoder(BaseEncoder):
+        def __init__(self) -> None:
+            BaseEncoder.__init__(self)
+            self.layers = network.encoder
+            if workload.network != "vq":
+                self.mu, self.log_var = network.mu, network.log_var
+
+        def forward(self, x: Tensor) -> Any:
+            h = self.layers(x)
+            if workload.network == "vq":
+                return ModelOutput(embedding=h)
+            return ModelOutput(embedding=self.mu(h), log_covariance=self.log_var(h))
+
+    class Decoder(BaseDecoder):
+        def __init__(self) -> None:
+            BaseDecoder.__init__(self)
+            self.layers = network.decoder
+
+        def forward(self, z: Tensor) -> Any:
+            return ModelOutput(reconstruction=self.layers(z))
+
+    shape, nets = (1, 28, 28), {"encoder": Encoder(), "decoder": Decoder()}
+    if workload.network == "vq":
+        model = VQVAE(VQVAEConfig(input_dim=shape, latent_dim=64, use_ema=True), **nets)
+    else:
+        config = VAEConfig(input_dim=shape, latent_dim=20, reconstruction_loss="bce")
+        model = VAE(config, **nets)
+    data, times = x.float() / 255, []
+    if workload.evaluation:
+        model.eval().to(DEVICE)
+        for _ in range(rounds):
+            start = clocks.now()
+            with torch.no_grad():
+                model.get_nll(data.to(DEVICE), n_samples=DRAWS, batch_size=100)
+            times.append(clocks.now() - start)
+        return times
     with tempfile.TemporaryDirectory() as folder:
-        config = BaseTrainerConfig(
-            output_dir=folder,
-            learning_rate=1e-3,
-            per_device_train_batch_size=workload.batch_size,
-            num_epochs=epochs,
-        )
-        if workload.network == "vq":
-            model = VQVAE(VQVAEConfig(input_dim=(1, 28, 28), latent_dim=64))
-        else:
-            model = VAE(VAEConfig(input_dim=(1, 28, 28), latent_dim=20))
-        data = np.asarray(x, dtype=np.float32) / 255
         trainer = BaseTrainer(
             model,
-            train_dataset=BaseDataset(torch.from_numpy(data), torch.ones(len(data))),
-            training_config=config,
+            train_dataset=BaseDataset(data, torch.ones(len(data))),
+            training_config=BaseTrainerConfig(
+                output_dir=folder,
+                learning_rate=1e-3,
+                per_device_train_batch_size=workload.batch_size,
+                num_epochs=rounds,
+            ),
         )
-        times, train_step = [], trainer.train_step
+        train_step = trainer.train_step
 
         def timed(epoch: int) -> Any:
-            start = time.perf_counter()
+            start = clocks.now()
             result = train_step(epoch)
-            times.append(time.perf_counter() - start)
+            times.append(clocks.now() - start)
             return result
 
         trainer.train_step = timed
@@ -249,24 +258,23 @@ def pythae(x: Tensor, workload: Workload, epochs: int) -> list[float]:
     return times
 
 
-def main() -> None:
+SIDES = {"plain": plain, "bare": bare, "floor": floor, "pythae": pythae, "vae": vae}
+
+
+def run() -> None:
     """Run one side and print what it took."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("side", choices=["plain", "floor", "bare", "vae-fit", "pythae"])
+    parser.add_argument("side", choices=SIDES)
     parser.add_argument("workload", choices=WORKLOADS)
     parser.add_argument("--images", type=int, default=12_800)
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3)
     args, extra = parser.parse_known_args()
-    workload = WORKLOADS[args.workload]
     torch.manual_seed(0)
-    if args.side == "vae-fit":
-        times = vae_fit(args.images, workload, args.epochs, extra)
-    else:
-        sides = {"plain": plain, "floor": floor, "bare": bare, "pythae": pythae}
-        times = sides[args.side](images(args.images), workload, args.epochs)
+    options = {"extra": extra} if args.side == "vae" else {}
+    times = SIDES[args.side](images(args.images), WORKLOADS[args.workload], args.rounds, **options)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    print(json.dumps({"epochs": times, "peak_memory_gb": memory}))
+    print(json.dumps({"seconds": times, "peak_memory_gb": memory}))
 
 
 if __name__ == "__main__":
-    main()
+    run()

@@ -1,9 +1,14 @@
+import os
+import pickle
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from vae_lightning import ImageFolder
+from vae_lightning.data.image_folder import Paths
 from vae_lightning.errors import UserError
 
 
@@ -84,6 +89,51 @@ def test_splits_are_disjoint(classes):
     data = load(classes, memory_limit=0)
     files = [path for d in data.datasets.values() for path in d.files]
     assert sorted(files) == sorted(data.files)
+
+
+def test_order_is_that_of_sorted_paths(tmp_path):
+    """In which a folder's images come before those of a folder with a longer name."""
+    names = ["b/a.png", "a.x/b.png", "a/b.PNG", "a/b/c.jpg", "a/b.x/c.gif", "a b/é.png", "a/_.png"]
+    for name in names:
+        paint(tmp_path / name, (0, 0, 0))
+    (tmp_path / "a" / "folder.png").mkdir()
+    data = ImageFolder(root=str(tmp_path))
+    assert list(data.files) == sorted(tmp_path / name for name in names)
+    assert list(data.files[1:3]) == list(data.files)[1:3]
+    assert data.files[-1] == tmp_path / "b" / "a.png"
+    assert data.class_names == ["a", "a b", "a.x", "b"]
+    assert data._listing.y.tolist() == [0, 0, 0, 0, 1, 2, 3]
+
+
+def test_files_are_listed_without_a_look_inside(tmp_path):
+    for i in range(20):
+        (tmp_path / f"{i}.png").touch()
+    data = load(tmp_path, memory_limit=0)
+    assert [len(data.datasets[split]) for split in ("train", "val", "test")] == [16, 2, 2]
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    name = os.fsdecode(b"\xff.png")
+    try:
+        Image.new("L", (4, 4)).save(tmp_path / name, "PNG")
+    except OSError:
+        pytest.skip("this file system has no such names")
+    for i in range(2):
+        paint(tmp_path / f"{i}.png", (0, 0, 0))
+    data = ImageFolder(root=str(tmp_path))
+    assert data.files[2] == tmp_path / name
+    data.setup("fit")
+
+
+def test_a_path_takes_no_more_memory_than_its_letters(tmp_path):
+    """And there is no object for it, which worker processes would copy when they look at it."""
+    tracemalloc.start()
+    paths = Paths(tmp_path, (f"folder/{i:05d}.png" for i in range(20_000)))
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held / len(paths) < len("folder/00000.png") + 1
+    assert len(pickle.dumps(paths.take(torch.arange(10_000)))) / 10_000 < 60
+    assert paths[19_999] == tmp_path / "folder" / "19999.png"
 
 
 def test_rectangles(classes):

@@ -130,7 +130,9 @@ class ShardSampler(DistributedSampler[Any]):
             order = torch.arange(self.images)
         epoch, seen = self.done
         own = order[self.rank : self.images : self.num_replicas]
-        return iter(own[seen if epoch == self.epoch else 0 :].tolist())
+        left = own[seen if epoch == self.epoch else 0 :]
+        # A list of all of them would be many objects, in a process that forks.
+        return (i for part in left.split(4096) for i in part.tolist())
 
     def __len__(self) -> int:
         return len(range(self.rank, self.images, self.num_replicas))

@@ -1,10 +1,13 @@
 """A folder of one's own images."""
 
-from collections.abc import Sequence
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, overload
 
 import torch
 from PIL import Image, ImageOps
@@ -79,31 +82,29 @@ class ImageFolder(ImageData):
         return len(self.class_names or ())
 
     @cached_property
-    def files(self) -> list[Path]:
-        """All images, in alphabetical order."""
+    def _listing(self) -> "Listing":
+        """All images, by name."""
         if not self.root.is_dir():
             raise UserError(
                 f"{self.root} is not a folder: give the folder of images as --data.root"
             )
-        files = sorted(
-            path
-            for path in self.root.rglob("*")
-            if path.suffix.lower() in _SUFFIXES
-            and not any(part.startswith(".") for part in path.relative_to(self.root).parts)
-        )
-        if len(files) < 3:
+        listing = Listing.of(self.root)
+        if len(listing.files) < 3:
             raise UserError(
-                f"{self.root} has {len(files)} images ({', '.join(sorted(_SUFFIXES))}), and at "
-                "least three are needed: one to train on, one to validate, one to test"
+                f"{self.root} has {len(listing.files)} images ({', '.join(sorted(_SUFFIXES))}), "
+                "and at least three are needed: one to train on, one to validate, one to test"
             )
-        return files
+        return listing
 
-    @cached_property
+    @property
+    def files(self) -> "Paths":
+        """All images, in alphabetical order."""
+        return self._listing.files
+
+    @property
     def class_names(self) -> Sequence[str] | None:  # type: ignore[override]
         """Names of the sub-folders, None if there are images outside of them."""
-        if any(path.parent == self.root for path in self.files):
-            return None
-        return sorted({path.relative_to(self.root).parts[0] for path in self.files})
+        return self._listing.class_names
 
     def load(self, split: Split) -> Dataset[Batch]:
         """See `ImageData.load`.
@@ -116,17 +117,99 @@ class ImageFolder(ImageData):
         n_val, n_test = (max(1, round(n * self.shares[name])) for name in ("val", "test"))
         sizes = (n_val, n_test, n - n_val - n_test)
         parts = dict(zip(("val", "test", "train"), order.split(sizes), strict=True))
-        files = [self.files[i] for i in parts[split].sort().values.tolist()]
-        y = None
-        if self.class_names:
-            number = {name: i for i, name in enumerate(self.class_names)}
-            y = torch.tensor([number[path.relative_to(self.root).parts[0]] for path in files])
-        dataset = Files(files, y, self.image_shape)
-        if len(files) * torch.Size(self.image_shape).numel() > self.memory_limit * 1e9:
+        chosen = parts[split].sort().values
+        y = self._listing.y
+        dataset = Files(self.files.take(chosen), None if y is None else y[chosen], self.image_shape)
+        if len(dataset) * torch.Size(self.image_shape).numel() > self.memory_limit * 1e9:
             return dataset
-        with ThreadPoolExecutor() as pool:  # decoding releases Python's lock
-            x = torch.stack(list(pool.map(dataset.read, files)))
-        return InMemory(Images(x, y))
+        return InMemory(dataset.read_all())
+
+
+class Paths(Sequence[Path]):
+    """Many paths, held as one block of bytes.
+
+    Worker processes share the memory of the process that they are forked from until one of them
+    writes to it, and Python writes into every object that it so much as looks at. Here is no object
+    per path, so that a worker's memory does not grow with the number of images.
+
+    Args:
+        root: The folder that they are in.
+        names: The paths, relative to it.
+    """
+
+    def __init__(self, root: Path, names: Iterable[str]) -> None:
+        self.root = root
+        encoded = [os.fsencode(name) for name in names]
+        self._bytes = b"".join(encoded)
+        self._ends = torch.tensor([len(name) for name in encoded], dtype=torch.int64).cumsum(0)
+        self._starts = torch.cat([torch.zeros(1, dtype=torch.int64), self._ends[:-1]])
+
+    def take(self, indices: Tensor) -> "Paths":
+        """The paths at ``indices``, (n,), which share the block."""
+        taken = copy(self)
+        taken._starts, taken._ends = self._starts[indices], self._ends[indices]
+        return taken
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, index: int) -> Path: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "Paths": ...
+
+    def __getitem__(self, index: int | slice) -> "Path | Paths":
+        if isinstance(index, slice):
+            return self.take(torch.arange(len(self))[index])
+        name = self._bytes[int(self._starts[index]) : int(self._ends[index])]
+        return self.root / os.fsdecode(name)
+
+
+class Listing(NamedTuple):
+    """What there is in a folder of images.
+
+    Attributes:
+        files: All images, sorted by the parts of their paths.
+        class_names: Sub-folders of the first level with images, None if images lie beside them.
+        y: Class of each image, int64, (N,), None likewise.
+    """
+
+    files: Paths
+    class_names: list[str] | None
+    y: Tensor | None
+
+    @classmethod
+    def of(cls, root: Path) -> "Listing":
+        """List a folder, without opening a file."""
+        names = list(_image_names(str(root)))
+        files = Paths(root, names)
+        if not all(os.sep in name for name in names):
+            return cls(files, None, None)
+        sizes = Counter(name.partition(os.sep)[0] for name in names)  # in the order of the names
+        counts = torch.tensor([*sizes.values()], dtype=torch.int64)
+        return cls(files, list(sizes), torch.repeat_interleave(counts))
+
+
+def _image_names(root: str, inside: str = "") -> Iterator[str]:
+    """Relative paths of the images in a folder, folder by folder; hidden files are left out.
+
+    Args:
+        root: The folder.
+        inside: Of which this part is listed: a relative path that ends with a separator.
+    """
+    with os.scandir(os.path.join(root, inside)) as entries:
+        # By the parts of a path, as `Path` sorts: all that is in "a" comes before "a.png".
+        visible = sorted(
+            (entry.name, entry.is_dir(follow_symlinks=False))
+            for entry in entries
+            if not entry.name.startswith(".")
+        )
+    for name, is_folder in visible:
+        if is_folder:
+            yield from _image_names(root, f"{inside}{name}{os.sep}")
+        elif os.path.splitext(name)[1].lower() in _SUFFIXES:
+            yield inside + name
 
 
 class Files(Dataset[Batch]):
@@ -138,7 +221,7 @@ class Files(Dataset[Batch]):
         image_shape: (C, H, W) to scale to.
     """
 
-    def __init__(self, files: Sequence[Path], y: Tensor | None, image_shape: ImageShape) -> None:
+    def __init__(self, files: Paths, y: Tensor | None, image_shape: ImageShape) -> None:
         self.files = files
         self.y = y
         self.image_shape = image_shape
@@ -153,6 +236,19 @@ class Files(Dataset[Batch]):
 
     def __getitem__(self, index: int) -> Batch:
         return self.__getitems__([index])
+
+    def read_all(self) -> Images:
+        """All images, read by several threads: decoding releases Python's lock."""
+        x = torch.empty(len(self), *self.image_shape, dtype=torch.uint8)
+
+        def read_from(start: int) -> None:
+            for i in range(start, min(start + 64, len(self))):
+                x[i] = self.read(self.files[i])
+
+        with ThreadPoolExecutor() as pool:
+            for _ in pool.map(read_from, range(0, len(self), 64)):
+                pass
+        return Images(x, self.y)
 
     def read(self, path: Path) -> Tensor:
         """One image as uint8, (C, H, W).

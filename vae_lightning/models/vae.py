@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ class ELBOTerms(Terms):
 
     kl: Tensor
 
-    @property
+    @cached_property
     def negative_elbo(self) -> Tensor:
         """The bound on -log p(x): both terms with weight 1, whatever is trained on, (B,)."""
         return self.reconstruction + self.kl
