@@ -35,6 +35,15 @@ def total(x: Tensor) -> Tensor:
     return x
 
 
+def gather(x: Any) -> list[Any]:
+    """``x`` of every process, in the order of ranks."""
+    if not several_processes():
+        return [x]
+    gathered = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, x)
+    return gathered
+
+
 def from_first(make: Callable[[], Any]) -> Any:
     """What ``make`` returns in the first process, which alone calls it, in all processes.
 

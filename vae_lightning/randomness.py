@@ -89,3 +89,16 @@ class Noise:
 def generator(*keys: int | str) -> torch.Generator:
     """A CPU generator whose seed is derived from ``keys``; it leaves torch's global one alone."""
     return torch.Generator().manual_seed(derive_seed(*keys))
+
+
+def state(device: torch.device) -> list[Tensor]:
+    """The state of torch's own generators: of the CPU and, if it is used, of a GPU."""
+    states = [torch.get_rng_state()]
+    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
+
+
+def restore(states: list[Tensor], device: torch.device) -> None:
+    """Put torch's own generators back into a `state`."""
+    torch.set_rng_state(states[0].cpu())
+    if device.type == "cuda" and len(states) > 1:
+        torch.cuda.set_rng_state(states[1].cpu(), device)

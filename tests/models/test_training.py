@@ -11,6 +11,7 @@ from lightning.pytorch.cli import ReduceLROnPlateau
 from lightning.pytorch.loggers import CSVLogger
 
 from vae_lightning import VAE, VQVAE, BetaVAE
+from vae_lightning.nets import MLPDecoder, MLPEncoder
 from vae_lightning.schedules import LinearWarmup
 
 
@@ -128,6 +129,26 @@ class SaveInside(pl.Callback):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         if (trainer.current_epoch, batch_idx) == self.when:
             trainer.save_checkpoint(self.path)
+
+
+class Dropping(MLPEncoder):
+    """An encoder that draws from torch's own generator."""
+
+    def forward(self, x, condition):
+        return torch.dropout(super().forward(x, condition), 0.3, self.training)
+
+
+def test_networks_that_draw_from_the_generator_of_torch_resume_too(seventy, tmp_path):
+    def model():
+        torch.manual_seed(3)
+        return VAE(image_shape=(1, 8, 8), encoder=Dropping, decoder=MLPDecoder)
+
+    whole = train(model(), seventy(), tmp_path / "whole")
+    train(model(), seventy(), tmp_path, callbacks=[SaveInside(tmp_path / "a.ckpt", 1, 2)])
+    torch.manual_seed(99)
+    resumed = train(model(), seventy(), tmp_path / "rest", ckpt_path=tmp_path / "a.ckpt")
+    for key, value in whole.lightning_module.state_dict().items():
+        assert value.equal(resumed.lightning_module.state_dict()[key]), key
 
 
 @pytest.mark.parametrize("name", ["BetaVAE", "VQVAE"])

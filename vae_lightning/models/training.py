@@ -27,7 +27,9 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.optim import LBFGS, Adam, Optimizer
 
+from vae_lightning import randomness
 from vae_lightning.checkpoint import class_of
+from vae_lightning.distributed import gather
 from vae_lightning.loggers import MetricsLog
 from vae_lightning.models.finite import FiniteWatch, Undo
 
@@ -84,6 +86,7 @@ class Training(pl.LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self._watch, self._undo = FiniteWatch(), Undo(self)
+        self._random_states: list[list[Tensor]] = []
 
     @abstractmethod
     def per_image(self, batch: Any, stage: str, step: int, seed: int) -> dict[str, Tensor]:
@@ -133,6 +136,9 @@ class Training(pl.LightningModule):
         if self._optimizer_steps is not None:
             self._count_optimizer_steps(self._optimizer_steps)
             self._optimizer_steps = None
+        if self._random_states and len(self._random_states) == self.trainer.world_size:
+            randomness.restore(self._random_states[self.global_rank], self.device)
+        self._random_states = []
 
     def _count_optimizer_steps(self, steps: int) -> None:
         """Lightning has a counter for each way of training, of which it reads one."""
@@ -231,6 +237,8 @@ class Training(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the seed of the noise and the step, so that a resumed run goes on with them.
 
+        Nothing here draws from torch's own generators, but networks of others may: dropout does.
+
         Raises:
             NonFiniteLoss: If the weights are not worth keeping.
         """
@@ -239,6 +247,7 @@ class Training(pl.LightningModule):
         checkpoint["noise_seed"] = self.noise_seed
         checkpoint["step"] = self.step
         checkpoint["updates"] = self.updates
+        checkpoint["random_states"] = gather(randomness.state(self.device))
         checkpoint["log_rows"] = _rows_written(self.trainer.loggers)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -253,6 +262,7 @@ class Training(pl.LightningModule):
         if self._trainer is None or self.trainer.state.fn != "fit":
             return
         self._undo.skipped = checkpoint.get("skipped", 0)
+        self._random_states = checkpoint.get("random_states", [])
         held = checkpoint.get("updates", 1)
         if held > 1 and self.updates == 1:
             loader = self.trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
