@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import shlex
+import signal
 import sys
 import time
 import warnings
@@ -16,6 +17,7 @@ import lightning.pytorch as pl
 import torch
 import yaml
 from jsonargparse import Namespace
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
@@ -48,7 +50,11 @@ def run(args: Sequence[str]) -> None:
             raise
         _fail(usage.explain(str(error), ()), 1)
     except RuntimeError as error:
-        if os.environ.get(TRACEBACK) or "loading state_dict" not in str(error):
+        if os.environ.get(TRACEBACK):
+            raise
+        if re.search("Connection (closed|reset) by peer", str(error)):
+            _fail("another process of this run has ended; the reason is in what it printed", 1)
+        if "loading state_dict" not in str(error):
             raise
         first = next((line.strip() for line in str(error).splitlines()[1:]), "")
         _fail(
@@ -141,6 +147,10 @@ class _Command(LightningCLI):
                 auto_configure_optimizers=False,
                 args=args,
             )
+        except Exception:
+            if launcher := getattr(self, "trainer", None) and self.trainer.strategy.launcher:
+                launcher.kill(signal.SIGKILL)  # of its processes, which may wait for this one
+            raise
         finally:
             for folder in self.reserved:  # of a run that did not begin
                 if folder.is_dir() and not any(folder.iterdir()):
@@ -223,6 +233,8 @@ class _Command(LightningCLI):
             self.folder = run_folder(config.ckpt_path)
             config.trainer.enable_checkpointing = False
         config.trainer.default_root_dir = str(self.folder)
+        if TorchElasticEnvironment.detect():
+            _follow_torchrun(config.trainer)
         loggers = config.trainer.logger
         for logger in loggers if isinstance(loggers, list) else [loggers]:
             arguments = getattr(logger, "init_args", None)
@@ -240,8 +252,10 @@ class _Command(LightningCLI):
         while (parent / f"version_{version}").exists():
             version += 1
         folder = parent / f"version_{version}"
-        if getattr(rank_zero_only, "rank", 0) != 0 or config.trainer.fast_dev_run:
-            return folder  # only what the first process writes is ever seen
+        if not _is_first_process() or config.trainer.fast_dev_run:
+            # The name may be another one than that of the first process, whose files alone are
+            # ever seen; Lightning sends its folders of the log and of checkpoints to the others.
+            return folder
         try:
             parent.mkdir(parents=True, exist_ok=True)
             folder.mkdir()
@@ -320,7 +334,13 @@ class _Command(LightningCLI):
             wanted.append(_Reporter(self.folder, how))
         elif self.subcommand == "predict":
             wanted.append(callbacks.PredictionWriter(self.folder / "predictions"))
-        return super().instantiate_trainer(logger=loggers or False, callbacks=wanted, **kwargs)
+        trainer = super().instantiate_trainer(logger=loggers or False, callbacks=wanted, **kwargs)
+        if TorchElasticEnvironment.detect() and trainer.world_size != int(os.environ["WORLD_SIZE"]):
+            raise UserError(
+                f"torchrun started {os.environ['WORLD_SIZE']} processes, but --trainer.devices and "
+                f"--trainer.num_nodes ask for {trainer.world_size}: leave these two options out"
+            )
+        return trainer
 
     # What is printed and written at the end
 
@@ -350,7 +370,9 @@ class _Command(LightningCLI):
             return
         took = timedelta(seconds=round(time.monotonic() - self.started))
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
-        print(f"\nTrained to epoch {self.trainer.current_epoch} in {took}.")
+        # Processes that were forked or spawned keep both the epoch and the results to themselves.
+        to_epoch = f" to epoch {self.trainer.current_epoch}" if self.model.results else ""
+        print(f"\nTrained{to_epoch} in {took}.")
         if self.model.results:
             print("On the validation images:", *report.lines(self.model), sep="\n")
         print(f"Run folder:  {_short(self.folder)}")
@@ -453,6 +475,23 @@ class _EpochLines(pl.Callback):
             known = [name for name in names if name in trainer.callback_metrics]
             values = [f"{name} {trainer.callback_metrics[name]:.4f}" for name in known]
             print(f"epoch {trainer.current_epoch}: {', '.join(values)}", flush=True)
+
+
+def _follow_torchrun(trainer: Namespace) -> None:
+    """As many devices and nodes as torchrun started processes for, unless the options say more."""
+    processes, here = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    if trainer.devices == "auto":
+        trainer.devices = here
+    if trainer.num_nodes == 1:
+        trainer.num_nodes = processes // here
+
+
+def _is_first_process() -> bool:
+    """Whether this process is the first of all, as far as can be known before they meet."""
+    # Lightning looks at RANK (torchrun), LOCAL_RANK (its own launcher) and SLURM_PROCID; on every
+    # node its own launcher begins with a process that has none of them.
+    node = os.environ.get("NODE_RANK", "0")
+    return getattr(rank_zero_only, "rank", 0) == 0 and node == "0"
 
 
 def _spare_the_cpu() -> None:
