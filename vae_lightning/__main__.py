@@ -11,6 +11,7 @@ COMMANDS = {
     "validate": "measure a checkpoint on the validation images",
     "test": "measure a checkpoint on the test images, into test/metrics.json of its run",
     "predict": "write reconstructions and latents of a checkpoint into predictions/ of its run",
+    "sweep": "train once for each combination of options in a file, and compare",
 }
 
 HELP = f"""\
@@ -25,6 +26,7 @@ examples:
   vae fit
   vae fit --config beta_vae --model.beta 8 --trainer.max_epochs 10
   vae test --ckpt_path runs/beta_vae/version_0/checkpoints/best.ckpt
+  vae sweep beta_vae --list
 
 options:
   -h, --help     this text; `vae COMMAND --help` lists all options of a command,
@@ -52,6 +54,10 @@ def main(args: Sequence[str] | None = None) -> None:
         print(HELP)
     elif args[0] == "--version":
         print(f"vae_lightning {__version__}")
+    elif args[0] == "sweep":
+        from vae_lightning import sweep
+
+        sweep.run(args[1:])
     elif args[0] in COMMANDS:
         from vae_lightning.cli import run  # imports torch, which takes seconds
 
