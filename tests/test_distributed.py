@@ -37,7 +37,7 @@ RESIDUAL = [
     "--model.quantizer.revive_below=0.5",
     # Adam would blow up what a code chosen otherwise changes, see below.
     "--model.optimizer=SGD",
-    "--model.optimizer.lr=1e-4",
+    "--model.optimizer.lr=1e-3",
 ]
 VARIANTS = {
     "vae": ["--model=VAE", *CONV],  # several updates in a call
@@ -55,6 +55,8 @@ VARIANTS = {
         "--model=VAE",
         "--model.likelihood=Gaussian",
         "--model.likelihood.learn_sigma=true",
+        "--model.optimizer=SGD",  # shows that gradients are averaged, where Adam shows their sign
+        "--model.optimizer.lr=1e-6",
         *CONV,
     ],
     "vq_ema": RESIDUAL,
@@ -310,6 +312,23 @@ def test_options_must_agree_with_torchrun(tmp_path, monkeypatch, capsys):
         main(["fit", *CONV, *COMMON, "--trainer.devices=1"])
     assert "torchrun started 2 processes, but" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("strategy", "message"),
+    [
+        ("fsdp", "requires a GPU accelerator"),
+        (
+            '{"class_path": "ModelParallelStrategy"}',
+            "is not supported: use --trainer.strategy fsdp",
+        ),
+    ],
+)
+def test_strategies_that_are_refused(strategy, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        main(["fit", *CONV, *COMMON, "--trainer.devices=1", f"--trainer.strategy={strategy}"])
+    assert message in capsys.readouterr().err
 
 
 def test_only_the_first_process_of_all_nodes_makes_a_folder(monkeypatch):

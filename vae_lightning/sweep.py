@@ -203,7 +203,10 @@ class Combination:
             lines = log.read_text().splitlines()
             said = [line.partition("vae: error: ")[2] for line in lines if "vae: error: " in line]
             raise UserError(f"{said[-1] if said else f'exit code {code}'}, see {log}")
-        (run,) = set(self.folder.glob("version_*")) - before
+        made = sorted(set(self.folder.glob("version_*")) - before)
+        if not made:
+            raise UserError(f"it left no run folder, see {log}")
+        run = made[-1]
         value = _last_value(run / "metrics.csv", metric)
         result = {
             "options": self.options,
@@ -218,6 +221,8 @@ class Combination:
 
 def _last_value(path: Path, metric: str) -> float:
     """The last value of a metric, as W&B's summary has it."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing: leave out options that switch logging off")
     with path.open() as lines:
         rows = list(csv.DictReader(lines))
     values = [row[metric] for row in rows if row.get(metric)]

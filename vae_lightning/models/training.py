@@ -19,7 +19,12 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies import (
+    DDPStrategy,
+    FSDPStrategy,
+    ModelParallelStrategy,
+    SingleDeviceStrategy,
+)
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.nn import Parameter
@@ -82,8 +87,11 @@ class Training(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Choose how many updates a call of `training_step` does."""
-        if isinstance(self.trainer.strategy, FSDPStrategy):
-            keep_whole(self.trainer.strategy, self.unsharded_parameters())
+        strategy = self.trainer.strategy
+        if isinstance(strategy, ModelParallelStrategy):
+            raise ValueError("ModelParallelStrategy is not supported: use --trainer.strategy fsdp")
+        if isinstance(strategy, FSDPStrategy):
+            keep_whole(strategy, self.unsharded_parameters())
         if stage == "fit":
             if self.trainer.global_step == 0:
                 self.step = 0  # a checkpoint that is resumed is read later
