@@ -87,7 +87,9 @@ def keep_whole(strategy: FSDPStrategy, parameters: Iterable[nn.Parameter]) -> No
         parameter.data = parameter.data.to(strategy.root_device)
         if parameter.requires_grad:
             parameter.register_hook(mean)
-    strategy.kwargs["ignored_states"] = [*strategy.kwargs.get("ignored_states", ()), *parameters]
+    if parameters:
+        given = strategy.kwargs.get("ignored_states", ())
+        strategy.kwargs["ignored_states"] = [*given, *parameters]
 
 
 @contextmanager
@@ -96,11 +98,11 @@ def whole_weights(trainer: pl.Trainer) -> Iterator[None]:
 
     With FSDP all processes have to enter, whether they call a network or not.
     """
+    if not isinstance(trainer.strategy, FSDPStrategy):
+        yield
+        return
     from torch.distributed.fsdp import FullyShardedDataParallel
 
-    model = trainer.strategy.model
-    if isinstance(model, FullyShardedDataParallel):
-        with FullyShardedDataParallel.summon_full_params(model, writeback=False):
-            yield
-    else:
+    assert trainer.strategy.model is not None
+    with FullyShardedDataParallel.summon_full_params(trainer.strategy.model, writeback=False):
         yield
