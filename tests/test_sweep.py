@@ -74,6 +74,7 @@ def test_shipped_files_run_under_wandbs_agent(path, folder):
         for word in (flags["args"] if part == "${args}" else [part])
     ]
     assert command[:2] == ["${env}", "vae"]  # becomes /usr/bin/env vae
+    wandb.finish()  # of a test before; an agent starts a process for each
     main([*command[2:], *TINY, "--name=run"])
     wandb.finish()
     run = folder / "runs" / "run" / "version_0"
