@@ -12,6 +12,7 @@ COMMANDS = {
     "validate": "measure a checkpoint on the validation images",
     "test": "measure a checkpoint on the test images, into test/metrics.json of its run",
     "predict": "write reconstructions and latents of a checkpoint into predictions/ of its run",
+    "sweep": "train once for each combination of options in a file, and compare",
 }
 
 HELP = f"""\
@@ -26,6 +27,7 @@ examples:
   vae fit
   vae fit --config beta_vae --model.beta 8 --trainer.max_epochs 10
   vae test --ckpt_path runs/beta_vae/version_0/checkpoints/best.ckpt
+  vae sweep beta_vae --list
 
 options:
   -h, --help     this text; `vae COMMAND --help` lists all options of a command,
@@ -53,6 +55,10 @@ def main(args: Sequence[str] | None = None) -> None:
         print(HELP)
     elif args[0] == "--version":
         print(f"vae_lightning {__version__}")
+    elif args[0] == "sweep":
+        from vae_lightning import sweep
+
+        sweep.run(args[1:])
     elif args[0] in COMMANDS:
         if args[0] == "fit" and slurm.job():
             LISTENER.listen(REQUEUE)  # which would otherwise end a process that is still importing

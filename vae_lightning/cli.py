@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import shlex
+import signal
 import sys
 import time
 import warnings
@@ -21,6 +22,7 @@ import yaml
 from jsonargparse import Namespace
 from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
@@ -58,7 +60,11 @@ def run(args: Sequence[str]) -> None:
             raise
         _fail(usage.explain(str(error), ()), 1)
     except RuntimeError as error:
-        if os.environ.get(TRACEBACK) or "loading state_dict" not in str(error):
+        if os.environ.get(TRACEBACK):
+            raise
+        if re.search("Connection (closed|reset) by peer", str(error)):
+            _fail("another process of this run has ended; the reason is in what it printed", 1)
+        if "loading state_dict" not in str(error):
             raise
         first = next((line.strip() for line in str(error).splitlines()[1:]), "")
         _fail(
@@ -178,6 +184,10 @@ class _Command(LightningCLI):
                 auto_configure_optimizers=False,
                 args=with_layers(args),
             )
+        except Exception:
+            if launcher := getattr(self, "trainer", None) and self.trainer.strategy.launcher:
+                launcher.kill(signal.SIGKILL)  # of its processes, which may wait for this one
+            raise
         finally:
             for folder in self.reserved:  # of a run that did not begin
                 if folder.is_dir() and not any(folder.iterdir()):
@@ -267,6 +277,8 @@ class _Command(LightningCLI):
             self.folder = runs.folder_of(config.ckpt_path)
             config.trainer.enable_checkpointing = False
         config.trainer.default_root_dir = str(self.folder)
+        if TorchElasticEnvironment.detect():
+            _follow_torchrun(config.trainer)
         loggers = config.trainer.logger
         for logger in loggers if isinstance(loggers, list) else [loggers]:
             self._place_logger(logger)
@@ -308,8 +320,10 @@ class _Command(LightningCLI):
         if config.ckpt_path and not named and runs.is_newest(config.ckpt_path):
             self.continues = True
             return runs.folder_of(config.ckpt_path)
-        if getattr(rank_zero_only, "rank", 0) != 0:
-            return runs.next_free(parent)  # only what the first process writes is ever seen
+        if not _is_first_process():
+            # The name may be another one than that of the first process, whose files alone are
+            # ever seen; Lightning sends its folders of the log and of checkpoints to the others.
+            return runs.next_free(parent)
         folder = runs.reserve(parent)
         self.reserved = [folder, parent, parent.parent]
         return folder
@@ -421,7 +435,13 @@ class _Command(LightningCLI):
         elif self.subcommand == "predict":
             wanted.append(callbacks.PredictionWriter(self.folder / "predictions"))
         kwargs["plugins"] = _plugins(config.trainer.plugins, config.trainer.strategy)
-        return super().instantiate_trainer(logger=loggers or False, callbacks=wanted, **kwargs)
+        trainer = super().instantiate_trainer(logger=loggers or False, callbacks=wanted, **kwargs)
+        if TorchElasticEnvironment.detect() and trainer.world_size != int(os.environ["WORLD_SIZE"]):
+            raise UserError(
+                f"torchrun started {os.environ['WORLD_SIZE']} processes, but --trainer.devices and "
+                f"--trainer.num_nodes ask for {trainer.world_size}: leave these two options out"
+            )
+        return trainer
 
     # What is printed and written at the end
 
@@ -489,7 +509,9 @@ class _Command(LightningCLI):
             return
         took = timedelta(seconds=round(time.monotonic() - self.started))
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
-        print(f"\nTrained to epoch {self.trainer.current_epoch} in {took}.")
+        # Processes that were forked or spawned keep both the epoch and the results to themselves.
+        to_epoch = f" to epoch {self.trainer.current_epoch}" if self.model.results else ""
+        print(f"\nTrained{to_epoch} in {took}.")
         if self.model.skipped:
             print(f"Left out:    {self.model.skipped} updates that were not finite")
         if self.model.results:
@@ -612,10 +634,28 @@ def _plugins(given: Any, strategy: Any) -> list[Any]:
     plugins = given if isinstance(given, list) else [given] if given else []
     if not any(isinstance(p, CheckpointIO) for p in plugins) and "deepspeed" not in str(strategy):
         plugins = [*plugins, SafeCheckpointIO()]
-    if SLURMEnvironment.detect() and not any(isinstance(p, ClusterEnvironment) for p in plugins):
+    own = any(isinstance(plugin, ClusterEnvironment) for plugin in plugins)
+    if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect() and not own:
         # Lightning would save in a signal handler, where processes wait for one another for ever.
         plugins = [*plugins, SLURMEnvironment(auto_requeue=False)]
     return plugins
+
+
+def _follow_torchrun(trainer: Namespace) -> None:
+    """As many devices and nodes as torchrun started processes for, unless the options say more."""
+    processes, here = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    if trainer.devices == "auto":
+        trainer.devices = here
+    if trainer.num_nodes == 1:
+        trainer.num_nodes = processes // here
+
+
+def _is_first_process() -> bool:
+    """Whether this process is the first of all, as far as can be known before they meet."""
+    # Lightning looks at RANK (torchrun), LOCAL_RANK (its own launcher) and SLURM_PROCID; on every
+    # node its own launcher begins with a process that has none of them.
+    node = os.environ.get("NODE_RANK", "0")
+    return getattr(rank_zero_only, "rank", 0) == 0 and node == "0"
 
 
 def _spare_the_cpu() -> None:

@@ -15,6 +15,7 @@ import yaml
 from vae_lightning import checkpoint, runs, usage
 from vae_lightning.errors import UserError
 from vae_lightning.models import BaseVAE
+from vae_lightning.shipped import config_folder
 
 DEFAULT_CONFIG = "digits"
 """What ``vae fit`` trains where neither options nor a checkpoint say otherwise."""
@@ -37,13 +38,6 @@ def config_path(name: str) -> Path:
         return shipped[name.removesuffix(".yaml")]
     hint = usage.nearest(name, shipped) or f"; shipped are {', '.join(sorted(shipped))}"
     raise UserError(f"no configuration file '{name}', nor one shipped under that name{hint}")
-
-
-def config_folder() -> Path:
-    """The shipped configurations: in the package when installed, beside it in a checkout."""
-    package = Path(__file__).parent
-    inside = package / "configs"
-    return inside if inside.is_dir() else package.parent / "configs"
 
 
 def with_layers(args: list[str]) -> list[str]:

@@ -132,7 +132,7 @@ class VectorQuantizer(nn.Module):
     def _start(self, vectors: Tensor) -> None:
         if self.start == "uniform" or self.step > 0:
             return
-        vectors = gather_rows(vectors.flatten(0, -2))
+        vectors = gather_rows(vectors).flatten(0, -2)
         codes = self._choose(vectors, self.codes)
         if self.start == "kmeans":
             codes = kmeans(vectors, codes)
@@ -156,7 +156,7 @@ class VectorQuantizer(nn.Module):
         # Averages that start at 1 need some batches before they mean anything.
         dead = self.usage < self.revive_below
         if self.revive_below and dead.any():
-            flat = gather_rows(flat)
+            flat = gather_rows(vectors).flatten(0, -2)
             self.codebook[dead] = self._choose(flat, int(dead.sum())).to(self.codebook.dtype)
             self.usage[dead] = 1.0
             self.sums[dead] = self.codebook[dead]

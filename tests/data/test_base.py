@@ -6,7 +6,14 @@ import torch
 
 from vae_lightning import VAE
 from vae_lightning.data import Batch
-from vae_lightning.data.base import Images, InMemory, Joined, ShardSampler, split_indices
+from vae_lightning.data.base import (
+    Images,
+    InMemory,
+    Joined,
+    ShardSampler,
+    evaluation_batch_size,
+    split_indices,
+)
 from vae_lightning.errors import UserError
 from vae_lightning.randomness import Noise
 
@@ -320,3 +327,14 @@ def test_batches_of_other_data_modules():
     assert Batch.of([x, y], first_index=6).indices.tolist() == [6, 7, 8]
     with pytest.raises(TypeError, match="a batch must be images"):
         Batch.of({"x": x})
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 8])
+@pytest.mark.parametrize("most", [1, 2, 3, 16])
+def test_all_processes_evaluate_as_many_batches(processes, most):
+    for images in range(processes, 100):
+        size = evaluation_batch_size(images, processes, most)
+        shares = [len(range(rank, images, processes)) for rank in range(processes)]
+        assert len({math.ceil(share / size) for share in shares}) == 1
+        assert size <= most or most < 16
+        assert size == most or images % processes

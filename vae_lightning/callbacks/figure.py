@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vae_lightning import plotting
 from vae_lightning.data.batch import Batch
+from vae_lightning.distributed import whole_weights
 from vae_lightning.errors import writing
 from vae_lightning.models import BaseVAE
 
@@ -94,7 +95,7 @@ class Figure(pl.Callback, ABC):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep images until there are as many as the figure needs."""
-        if self._draws(trainer, pl_module):
+        if trainer.is_global_zero and self._draws(trainer, pl_module):
             missing = self.images - sum(len(kept.x) for kept in self.batches)
             if missing > 0:
                 x, y, indices = Batch.of(batch)
@@ -117,8 +118,7 @@ class Figure(pl.Callback, ABC):
 
     def _draws(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> bool:
         return (
-            trainer.is_global_zero
-            and trainer.state.fn == "fit"
+            trainer.state.fn == "fit"
             and not trainer.sanity_checking
             and not trainer.fast_dev_run  # type: ignore[attr-defined]
             and isinstance(pl_module, BaseVAE)
@@ -126,6 +126,12 @@ class Figure(pl.Callback, ABC):
         )
 
     def _draw(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        with whole_weights(trainer):
+            if trainer.is_global_zero:
+                self._write(trainer, pl_module)
+        self.drawn_epoch = self.epoch
+
+    def _write(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, BaseVAE)
         assert self.folder is not None
         x = torch.cat([batch.x for batch in self.batches]) if self.batches else torch.empty(0)
@@ -144,7 +150,6 @@ class Figure(pl.Callback, ABC):
                 logger.experiment.add_image(
                     f"figures/{self.name}", pixels, trainer.global_step, dataformats="HWC"
                 )
-        self.drawn_epoch = self.epoch
 
 
 def condition_of(model: BaseVAE, label: Tensor | None) -> Tensor | None:

@@ -1,5 +1,6 @@
 """What every data module has in common: splits, pixel treatment, sharding, in-memory batches."""
 
+import itertools
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -138,6 +139,26 @@ class ShardSampler(DistributedSampler[Any]):
         return len(range(self.rank, self.images, self.num_replicas))
 
 
+def evaluation_batch_size(images: int, processes: int, most: int) -> int:
+    """The batch size with which all processes get the same number of batches.
+
+    Where weights are sharded, processes meet in every forward pass: one with a batch more would
+    wait for the others for ever. What is measured does not depend on the batch size.
+
+    Args:
+        images: Images of all processes, of which some get one more than others; at least one each.
+        processes: Number of processes.
+        most: The size that was asked for; it is exceeded only where it is tiny and no smaller
+            one will do.
+    """
+    share, more = divmod(images, processes)
+    if not more:
+        return most
+    # share and share + 1 images make as many batches unless the first make whole ones.
+    sizes = itertools.chain(range(most, 1, -1), itertools.count(most + 1))
+    return next(size for size in sizes if share % size)
+
+
 class TrainLoader(DataLoader[Batch]):
     """Batches for training, which go on in the middle of an epoch where a checkpoint was written.
 
@@ -172,7 +193,8 @@ class ImageData(pl.LightningDataModule, ABC):
     """Images for training, validation and test. Families implement the abstract methods.
 
     Args:
-        batch_size: Images per batch and process.
+        batch_size: Images per batch and process. Several processes may get slightly smaller ones in
+            evaluation, see `evaluation_batch_size`.
         pixels: ``grey`` (values in [0, 1]), ``threshold`` (1 above one half, else 0), or
             ``dynamic``: 1 with the probability that the grey value says, drawn anew each epoch in
             training and once and for all in validation and test.
@@ -322,7 +344,8 @@ class ImageData(pl.LightningDataModule, ABC):
                 sampler.set_epoch(progress.processed)
             batch_size = self.batch_size * self.updates
             return TrainLoader(self.trainer, batch_size=batch_size, **kwargs)
-        return DataLoader(batch_size=self.batch_size, **kwargs)
+        batch_size = evaluation_batch_size(len(dataset), size, self.batch_size)  # type: ignore[arg-type]
+        return DataLoader(batch_size=batch_size, **kwargs)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Grey values in [0, 255] to what ``pixels`` says, on the device."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vae_lightning.data.batch import Batch
-from vae_lightning.distributed import total
+from vae_lightning.distributed import total, whole_weights
 from vae_lightning.metrics.result import NATS, Result
 
 if TYPE_CHECKING:
@@ -53,12 +53,12 @@ class Measure(pl.Callback, ABC):
 
     def _update(self, trainer: pl.Trainer, model: Any, batch: Any, batch_idx: int) -> None:
         if self.applies:
-            with model.inference():
+            with whole_weights(trainer), model.inference():
                 self.update(model, model.indexed(batch, batch_idx))
 
-    def _report(self, stage: str, model: Any) -> None:
+    def _report(self, stage: str, trainer: pl.Trainer, model: Any) -> None:
         if self.applies:
-            with model.inference():
+            with whole_weights(trainer), model.inference():
                 results = self.compute(model)
             for name, result in results.items():
                 model.report(stage, name, result)
@@ -97,11 +97,11 @@ class Measure(pl.Callback, ABC):
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Report under ``val/``."""
-        self._report("val", pl_module)
+        self._report("val", trainer, pl_module)
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Report under ``test/``."""
-        self._report("test", pl_module)
+        self._report("test", trainer, pl_module)
 
 
 class Mean:

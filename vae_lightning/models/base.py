@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vae_lightning.checkpoint import remember_arguments
 from vae_lightning.data.batch import Batch
+from vae_lightning.distributed import share_buffers
 from vae_lightning.likelihoods import Bernoulli, Likelihood
 from vae_lightning.metrics.measure import Mean
 from vae_lightning.metrics.result import NATS, Result
@@ -351,6 +352,9 @@ class BaseVAE(Training, ABC):
     def on_validation_epoch_start(self) -> None:
         """Forget the validation before."""
         self._means, self.results = {}, {}
+        # Each process has measured these on its own images, and those of the first are saved.
+        # Lightning shares them only where each call of training_step is one update.
+        share_buffers(self)
 
     def on_test_epoch_start(self) -> None:
         """Forget the test before."""

@@ -22,14 +22,20 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies import (
+    DDPStrategy,
+    FSDPStrategy,
+    ModelParallelStrategy,
+    SingleDeviceStrategy,
+)
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
+from torch.nn import Parameter
 from torch.optim import LBFGS, Adam, Optimizer
 
 from vae_lightning import randomness
 from vae_lightning.checkpoint import class_of
-from vae_lightning.distributed import gather
+from vae_lightning.distributed import gather, keep_whole, mean
 from vae_lightning.loggers import MetricsLog
 from vae_lightning.models.finite import FiniteWatch, Undo
 
@@ -94,6 +100,11 @@ class Training(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Choose how many updates a call of `training_step` does."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, ModelParallelStrategy):
+            raise ValueError("ModelParallelStrategy is not supported: use --trainer.strategy fsdp")
+        if isinstance(strategy, FSDPStrategy):
+            keep_whole(strategy, self.unsharded_parameters())
         if stage == "fit":
             if self.trainer.global_step == 0:
                 self.step = 0  # a checkpoint that is resumed is read later
@@ -101,6 +112,10 @@ class Training(pl.LightningModule):
             self._watch, self._undo = FiniteWatch(), Undo(self)
             self._written = -1
             self._set_updates(self._choose_updates())
+
+    def unsharded_parameters(self) -> list[Parameter]:
+        """Parameters that FSDP must leave whole: single numbers, which it refuses to cut."""
+        return [parameter for parameter in self.parameters() if parameter.ndim == 0]
 
     def teardown(self, stage: str) -> None:
         """Leave the model as Lightning expects one before a training: with one batch at a time."""
@@ -188,7 +203,9 @@ class Training(pl.LightningModule):
         if every and (step + 1) % every == 0 and step != self._written:
             self._written = step  # once, where several batches are accumulated
             # Each key costs about as much as the training loop around it, so not at every step.
-            means = {f"train/{name}": value.mean() for name, value in per_image.items()}
+            names = [f"train/{name}" for name in per_image]
+            values = mean(torch.stack([value.detach().mean() for value in per_image.values()]))
+            means = dict(zip(names, values, strict=True))
             for name, value in means.items():
                 self.log(name, value, prog_bar=name == "train/loss", logger=False)
             numbers = {name: value.item() for name, value in means.items()}

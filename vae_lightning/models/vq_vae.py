@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from vae_lightning.distributed import total
 from vae_lightning.functional import perplexity
@@ -114,6 +115,10 @@ class VQVAE(BaseVAE):
         super().setup(stage)
         if stage == "fit":
             self.training_counts.reset()
+
+    def unsharded_parameters(self) -> list[Parameter]:
+        """All of the quantiser: it changes codes in place, which copies of shards would forget."""
+        return [*super().unsharded_parameters(), *self.quantizer.parameters()]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep how often each code was used since the epoch began, by all processes."""
