@@ -7,7 +7,8 @@ import shlex
 import sys
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,16 +17,15 @@ import lightning.pytorch as pl
 import torch
 import yaml
 from jsonargparse import Namespace
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
-from vae_lightning import callbacks, checkpoint, report, usage
+from vae_lightning import callbacks, checkpoint, checks, report, trust, usage
 from vae_lightning.data import ImageData
 from vae_lightning.errors import UserError
-from vae_lightning.layers import LINKED, run_folder, with_layers
+from vae_lightning.layers import LINKED, named_by_user, of_checkpoint, run_folder, with_layers
 from vae_lightning.metrics import MEASURES
 from vae_lightning.models import BaseVAE
 
@@ -40,22 +40,17 @@ def run(args: Sequence[str]) -> None:
         SystemExit: With code 2 for wrong options, 1 for an error that is the user's to mend.
     """
     try:
-        _Command(with_layers(list(args)), shlex.join(["vae", *args]))
+        layered = with_layers(list(args))
+        with trust.importing_only(named_by_user(args)):
+            _Command(layered, shlex.join(["vae", *args]))
     except _WrongOptions as error:
-        _fail(str(error), 2)
-    except (UserError, ValueError, OSError, MisconfigurationException) as error:
         if os.environ.get(TRACEBACK):
             raise
-        _fail(usage.explain(str(error), ()), 1)
-    except RuntimeError as error:
-        if os.environ.get(TRACEBACK) or "loading state_dict" not in str(error):
+        _fail(str(error), 2)
+    except Exception as error:
+        if os.environ.get(TRACEBACK):
             raise
-        first = next((line.strip() for line in str(error).splitlines()[1:]), "")
-        _fail(
-            "the weights of the checkpoint do not fit the model that the options describe "
-            f"({first.rstrip('.')}): leave out options that change its size or the images' shape",
-            1,
-        )
+        _fail(usage.sentence(error, TRACEBACK), 1)
 
 
 class _WrongOptions(Exception):
@@ -129,6 +124,7 @@ class _Command(LightningCLI):
         self.given = given
         self.optimizer_changes: dict[str, Any] = {}
         self.reserved: list[Path] = []
+        self.held: dict[str, Any] = {}
         try:
             super().__init__(
                 model_class=BaseVAE,
@@ -141,10 +137,20 @@ class _Command(LightningCLI):
                 auto_configure_optimizers=False,
                 args=args,
             )
+        except BaseException:
+            self._leave_nothing()
+            raise
         finally:
             for folder in self.reserved:  # of a run that did not begin
                 if folder.is_dir() and not any(folder.iterdir()):
                     folder.rmdir()
+
+    def _leave_nothing(self) -> None:
+        """Take away what a run has written that failed before its first batch."""
+        files = [path for folder in self.reserved[:1] for path in folder.iterdir()]
+        if not self._began() and {path.name for path in files} <= {"config.yaml", "hparams.yaml"}:
+            for path in files:
+                path.unlink()
 
     def _prepare_subcommand_parser(
         self, klass: type, subcommand: str, **kwargs: Any
@@ -197,7 +203,18 @@ class _Command(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; unlike the original without a warning that ``sys.argv`` is not used."""
-        self.config = parser.parse_args(args)
+        try:
+            self.config = parser.parse_args(args)
+        except _WrongOptions as error:
+            if lower := of_checkpoint(args):
+                try:
+                    parser.parse_args(lower)
+                except _WrongOptions as own:
+                    raise UserError(
+                        f"{lower[-1]}, or config.yaml of its run, is damaged or from another "
+                        f"version of this project ({own})"
+                    ) from error
+            raise
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: here the checkpoint is the lowest layer, and the command line wins over it."""
@@ -205,13 +222,23 @@ class _Command(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Check the options against the checkpoint, and fill in where the run's files go."""
         config = self.config[self.subcommand]
+        trust.check_callables(config)
+        checks.check_trainer(config.trainer, self.subcommand)
         model_name = config.model.class_path.rpartition(".")[2]
         if config.ckpt_path:
-            self._check_checkpoint(checkpoint.read(config.ckpt_path), model_name, config)
+            content = checkpoint.read(config.ckpt_path)
+            self.held = content["hyper_parameters"]
+            try:
+                self._check_checkpoint(content, model_name, config)
+            except (AttributeError, KeyError, TypeError) as error:
+                raise UserError(
+                    f"{config.ckpt_path} is damaged, or from another version of this project "
+                    f"({type(error).__name__}: {error}): use another one"
+                ) from error
         if self.subcommand == "fit":
             # BetaVAE -> beta_vae
             config.name = config.name or re.sub("(?<=[a-z])(?=[A-Z])", "_", model_name).lower()
-            if Path(config.name).name != config.name:
+            if Path(config.name).name != config.name or config.name == "..":
                 raise UserError(
                     f"--name {config.name} must be the name of a folder; "
                     "--output_dir says where that folder is"
@@ -244,6 +271,12 @@ class _Command(LightningCLI):
             return folder  # only what the first process writes is ever seen
         try:
             parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"the run's folder cannot be made in {parent} ({error.strerror}): choose another "
+                "--output_dir or --name"
+            ) from error
+        try:
             folder.mkdir()
         except FileExistsError:
             return self._reserve_folder(parent, config)
@@ -293,6 +326,31 @@ class _Command(LightningCLI):
             )
         self.optimizer_changes = changed
 
+    def instantiate_classes(self) -> None:
+        """Build model, data and trainer; see that they are what the checkpoint is about."""
+        path = self.config[self.subcommand].ckpt_path
+        try:
+            super().instantiate_classes()
+        except (TypeError, ValueError) as error:
+            message = usage.sentence(error, TRACEBACK)
+            typed = {flag.rpartition(".")[2] for flag in re.findall(r"--([\w.]+)", self.given)}
+            if not path or isinstance(error, UserError) or typed & set(re.findall(r"\w+", message)):
+                raise
+            raise UserError(f"what {path} describes cannot be built ({message})") from error
+        if path:
+            shape, classes = self.held.get("image_shape"), self.held.get("num_classes")
+            if isinstance(shape, list | tuple) and tuple(shape) != self.model.image_shape:
+                raise UserError(
+                    f"{path} is of a model of {tuple(shape)} images, but the data have "
+                    f"{self.model.image_shape}: choose data of that shape, or of ImageFolder the "
+                    "--data.size and --data.color"
+                )
+            if self.model.conditional and classes and classes != self.model.num_classes:
+                raise UserError(
+                    f"{path} is of a model of {classes} classes, but the data have "
+                    f"{self.model.num_classes}: choose data with the same classes"
+                )
+
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer, with the CSV logger first (its folder is the run's) and the pictures."""
         config = self.config_init[self.subcommand]
@@ -320,7 +378,9 @@ class _Command(LightningCLI):
             wanted.append(_Reporter(self.folder, how))
         elif self.subcommand == "predict":
             wanted.append(callbacks.PredictionWriter(self.folder / "predictions"))
-        return super().instantiate_trainer(logger=loggers or False, callbacks=wanted, **kwargs)
+        trainer = super().instantiate_trainer(logger=loggers or False, callbacks=wanted, **kwargs)
+        checks.check_devices(trainer)
+        return trainer
 
     # What is printed and written at the end
 
@@ -336,13 +396,33 @@ class _Command(LightningCLI):
         """Train; after Ctrl-C say what there is, with the exit code of an interrupted command."""
         _spare_the_cpu()
         try:
-            self.trainer.fit(**kwargs)
+            with self._resuming(kwargs.get("ckpt_path")):
+                self.trainer.fit(**kwargs)
         except SystemExit:
             if not self.trainer.interrupted:
                 raise
             last = self.folder / "checkpoints" / "last.ckpt"
             hint = f"vae fit --ckpt_path {_short(last)}" if last.is_file() else "no checkpoint yet"
             _fail(f"interrupted in epoch {self.trainer.current_epoch}; to go on: {hint}", 130)
+
+    def _began(self) -> bool:
+        """Whether a training got as far as its first batch."""
+        watchers = getattr(getattr(self, "trainer", None), "callbacks", [])
+        return any(watcher.began for watcher in watchers if isinstance(watcher, _OptimizerChanges))
+
+    @contextmanager
+    def _resuming(self, ckpt_path: str | None) -> Iterator[None]:
+        """Say that it is about the checkpoint, where something fails before training goes on."""
+        try:
+            yield
+        except Exception as error:
+            told = isinstance(error, UserError) or "loading state_dict" in str(error)
+            if ckpt_path is None or told or self._began():
+                raise
+            raise UserError(
+                f"{ckpt_path} cannot be resumed ({type(error).__name__}: {error}): it is damaged, "
+                "or from another version of this project; use another one"
+            ) from error
 
     def after_fit(self) -> None:
         """Print where everything is, the key numbers, and what to type next."""
@@ -364,15 +444,10 @@ class _Command(LightningCLI):
 
     def before_validate(self) -> None:
         """See `before_test`."""
-        self._before_evaluation("val")
+        self.before_test()
 
     def before_test(self) -> None:
         """Set the seed of the noise."""
-        self._before_evaluation("test")
-
-    def _before_evaluation(self, stage: str) -> None:
-        if getattr(self.trainer, f"limit_{stage}_batches") == 0:  # Lightning would do nothing
-            raise UserError(f"trainer.limit_{stage}_batches is 0: give at least 1")
         self.model.evaluation_seed = self.config_init[self.subcommand].evaluation_seed
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
@@ -422,10 +497,17 @@ class _OptimizerChanges(pl.Callback):
 
     Args:
         changes: New values by the name of the option.
+
+    Attributes:
+        began: Whether all is restored.
     """
 
     def __init__(self, changes: dict[str, Any]) -> None:
         self.changes = changes
+        self.began = False
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.began = True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for optimizer in trainer.optimizers:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any, cast
 
 import lightning.pytorch as pl
@@ -21,10 +22,11 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, Reduce
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from torch import Tensor
-from torch.optim import LBFGS, Adam
+from torch import Tensor, nn
+from torch.optim import LBFGS, Adam, Optimizer
 
 from vae_lightning.checkpoint import class_of
+from vae_lightning.errors import UserError
 
 _PIXELS_PER_CALL = 2048 * 28 * 28
 """Where `updates_per_call` is chosen: as many batches as have so many decoded pixels."""
@@ -119,6 +121,7 @@ class Training(pl.LightningModule):
     def on_train_start(self) -> None:
         """Go on counting where a checkpoint ended, however many updates its calls had."""
         if self._optimizer_steps is not None:
+            _check_states(self.trainer.optimizers)
             self._count_optimizer_steps(self._optimizer_steps)
             self._optimizer_steps = None
 
@@ -170,6 +173,22 @@ class Training(pl.LightningModule):
             for logger in self.trainer.loggers:
                 logger.log_metrics({"epoch": self.trainer.current_epoch, **numbers}, step)
         return loss
+
+    def check_optimizer(self) -> None:
+        """Make optimiser and scheduler once, so that wrong arguments are refused at once.
+
+        Raises:
+            ValueError: If one of them refuses its arguments.
+        """
+        try:
+            optimizer = self.make_optimizer([nn.Parameter(torch.zeros(1, 1))])
+        except ValueError as error:
+            raise ValueError(f"model.optimizer: {error}") from error
+        if self.make_lr_scheduler is not None:
+            try:
+                self.make_lr_scheduler(optimizer)
+            except (ValueError, ZeroDivisionError) as error:
+                raise ValueError(f"model.lr_scheduler: {error}") from error
 
     def configure_optimizers(self) -> Any:
         """The optimiser over all trainable parameters and, if there is one, the scheduler."""
@@ -226,6 +245,26 @@ def _fuse(optimizer: Adam) -> None:
         devices = {parameter.device.type for parameter in group["params"]}
         if group["fused"] is None and not chosen and devices <= {"cpu", "cuda"}:
             group["fused"] = True
+
+
+def _check_states(optimizers: Sequence[Optimizer]) -> None:
+    """Check what a checkpoint says of Adam: its kernel reads beyond the end of what is too short.
+
+    Raises:
+        UserError: If it does not fit the weights.
+    """
+    for optimizer in optimizers:
+        for parameter, state in optimizer.state.items() if isinstance(optimizer, Adam) else ():
+            sizes = {
+                "step": torch.Size(),
+                "exp_avg": parameter.shape,
+                "exp_avg_sq": parameter.shape,
+            }
+            if any(getattr(state.get(name), "shape", None) != s for name, s in sizes.items()):
+                raise UserError(
+                    "the state of the optimizer in the checkpoint does not fit the weights: the "
+                    "file is damaged, use another one from the same folder"
+                )
 
 
 def _needs_single_batches(trainer: Any, model: Training) -> str:
