@@ -845,6 +845,22 @@ def test_names_of_files_and_options_permit_nothing(module, folder, monkeypatch, 
     assert not (folder / "pwned").exists()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--checkpoint.monitor=val/los"],
+        ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/los"],
+    ],
+    ids=["checkpoint", "EarlyStopping"],
+)
+def test_a_quantity_to_monitor_that_is_not_there(options, folder, capsys):
+    """Which ones there are is known only after an epoch, so that the run has a folder."""
+    with pytest.raises(SystemExit, match="1"):
+        main([*FIT, *options])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("vae: error: there is no 'val/los' to monitor: choose one of val/loss,")
+
+
 def test_other_parsers_are_left_alone(folder, capsys):
     refused(["test", "--ckpt_path", "absent.ckpt"], folder, capsys)
     refused(["fit", "--model.latent_dim=0"], folder, capsys)

@@ -71,7 +71,8 @@ def with_layers(args: list[str]) -> list[str]:
             if flag.startswith(("--metrics.", "--evaluation_seed")):
                 raise UserError(f"{flag} is an option of vae test and vae validate")
     for _, flag in _flags(options):
-        if flag.removeprefix("--model.").removeprefix("init_args.") in LINKED:
+        name = flag.removeprefix("--model.").removeprefix("init_args.")
+        if flag.startswith("--model.") and name in LINKED:
             raise UserError(f"{flag} is taken from the data: leave it out")
     configs: list[Path] = []
     ckpt_path: str | None = None

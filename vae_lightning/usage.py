@@ -131,7 +131,7 @@ def _no_memory(match: re.Match[str], key: str, message: str, options: Collection
 
 
 def _not_monitored(match: re.Match[str], key: str, message: str, options: Collection[str]) -> str:
-    names = ", ".join(re.findall(r"'([^']+/[^']+)'", match[2]))
+    names = ", ".join(re.findall(r"['`]([^'` ]+/[^'` ]+)['`]", match[2]))
     return f"there is no '{match[1]}' to monitor: choose one of {names}"
 
 
@@ -181,7 +181,10 @@ _SENTENCES: list[tuple[str, Callable[[re.Match[str], str, str, Collection[str]],
     ),
     # What a class says of its arguments, wrapped by the parser that built it.
     (r"Errors:\s+- (?!Expected|Parser key|Problem)(.+?)\s+- Expected", _from_constructor),
-    (r"monitor='([^']+)'.*could not find the monitored key[^\[]*\[(.*?)\]", _not_monitored),
+    (
+        r"(?:monitor='|on metric `)([^'`]+)['`].*(?:could not find|is not available)(.*)",
+        _not_monitored,
+    ),
     (r"argument (?:\S+/)?(\S+): expected one argument", _always(r"\1 needs a value")),
     (
         r"No API key configured",
