@@ -897,7 +897,10 @@ def test_the_configuration_beside_a_checkpoint_calls_nothing(place, names, folde
         config = yaml.safe_load(text)
         place(config, TRAPS[name])
         path.write_text(yaml.safe_dump(config))
-        refused(RESUME, folder, capsys)
+        _, message = refused(RESUME, folder, capsys)
+        if isinstance(TRAPS[name], dict):
+            assert "config.yaml names" in message
+            assert "do not trust the file" in message
 
 
 def test_yaml_of_a_stranger_runs_no_python(folder, trap, capsys):
@@ -914,6 +917,19 @@ from vae_lightning.nets import MLPEncoder
 class MyEncoder(MLPEncoder): ...
 class MyVAE(VAE): ...
 """
+
+
+def test_functions_of_ones_own_are_not_called(folder, monkeypatch, capsys):
+    (folder / "my_functions.py").write_text("import os\ndef make(): os.mkdir('pwned')\n")
+    monkeypatch.syspath_prepend(folder)
+    write(
+        "mine.yaml",
+        "model: {class_path: VAE, init_args: {likelihood: {class_path: my_functions.make}}}",
+    )(folder)
+    with pytest.raises(SystemExit, match="1"):  # the module is imported, as it is named
+        main(["fit", "--config", "mine.yaml"])
+    assert "my_functions.make is no class" in capsys.readouterr().err
+    assert not (folder / "pwned").exists()
 
 
 def test_classes_of_ones_own_are_used_where_they_are_named(folder, monkeypatch, capsys):
