@@ -7,6 +7,7 @@ import hashlib
 import os
 import pickle
 import shutil
+import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
@@ -465,7 +466,7 @@ OPTIONS = [
     ("fit", ["--model.encoder=Encoder"], 1, ["Encoder is abstract", "ConvEncoder"]),
     ("fit", ["--model.encoder.chanels=3"], 2, ["ConvEncoder has no option", "'channels'"]),
     ("fit", ["--model.optimizer=Adamw"], 2, ["'AdamW'"]),
-    ("fit", ["--model.lr_scheduler=StepLR"], 2, ["give --model.lr_scheduler.step_size"]),
+    ("fit", ["--model.lr_scheduler=ExponentialLR"], 2, ["give --model.lr_scheduler.gamma"]),
     ("fit", ["--model=BetaVAE", "--model.schedule=LinearWarmup"], 2, ["needs steps"]),
     ("fit", ["--data", "MNST"], 2, ["no class named 'MNST'", "'MNIST'"]),
     ("fit", ["--data.batchsize=3"], 2, ["Digits has no option", "'batch_size'"]),
@@ -675,15 +676,18 @@ def test_files_in_the_way_stay(args, file, folder, capsys):
     assert file in message
 
 
-def test_wandb_without_an_account_says_so_and_does_not_ask(folder, capsys, monkeypatch):
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.setenv("NETRC", str(folder / "absent"))
-    monkeypatch.setenv("HOME", str(folder.parent))
+def test_wandb_without_an_account_says_so_and_does_not_ask(folder):
+    """In a process of its own: W&B reads its settings once."""
+    own = {"HOME": str(folder.parent), "NETRC": str(folder / "absent")}
+    env = {k: v for k, v in os.environ.items() if k not in ("WANDB_MODE", "WANDB_API_KEY")} | own
+    command = [sys.executable, "-m", "vae_lightning", *FIT, "--trainer.logger+=WandbLogger"]
     before = contents(folder)
-    with pytest.raises(SystemExit, match="1"):
-        main([*FIT, "--trainer.logger+=WandbLogger"])
-    assert "or set WANDB_MODE=offline" in capsys.readouterr().err.splitlines()[-1]
+    done = subprocess.run(
+        command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith("run `wandb login`, or set WANDB_MODE=offline")
+    assert "Traceback" not in done.stderr
     assert contents(folder) == before
 
 
