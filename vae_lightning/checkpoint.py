@@ -3,8 +3,7 @@
 import functools
 import inspect
 import pickle
-import sys
-import warnings
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -77,17 +76,47 @@ def remember_arguments(module: "HyperparametersMixin") -> None:
     module.save_hyperparameters(plain, frame=caller)
 
 
+_FIELDS: dict[str, tuple[type, bool]] = {
+    "state_dict": (Mapping, True),
+    "pytorch-lightning_version": (str, True),
+    "epoch": (int, True),
+    "global_step": (int, True),
+    "loops": (Mapping, False),
+    "optimizer_states": (list, False),
+    "lr_schedulers": (list, False),
+    "callbacks": (Mapping, False),
+    "hyper_parameters": (Mapping, False),
+    "datamodule_hyper_parameters": (Mapping, False),
+    "noise_seed": (int, False),
+    "step": (int, False),
+    "updates": (int, False),
+}
+"""Fields of a checkpoint: their type, and whether they have to be there."""
+
+_GET_ANOTHER = "use another one from the same folder, or get the file again"
+
+
 def read(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint that Lightning wrote, tensors mapped from the file, onto the CPU.
 
     Raises:
-        UserError: If there is no such file, or it is no checkpoint, or holds pickled code.
+        UserError: If there is no such file, or it is no checkpoint of a model of this project, or
+            is damaged, or holds pickled code.
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"no checkpoint at {path}: give the path of a .ckpt file")
+        what = "which is a folder" if path.is_dir() else "where no file is"
+        raise UserError(f"no checkpoint at {path}, {what}: give the path of a .ckpt file")
     if not zipfile.is_zipfile(path):
-        raise UserError(f"{path} is not a checkpoint, or only a part of one")
+        raise UserError(f"{path} is not a checkpoint, or only a part of one: {_GET_ANOTHER}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            # torch does not compare the checksums, and would go on with other weights.
+            altered = archive.testzip()
+    except Exception as error:  # whatever bytes that nobody wrote so lead to
+        raise UserError(f"{path} is damaged ({_reason(error)}): {_GET_ANOTHER}") from error
+    if altered is not None:
+        raise UserError(f"{path} is damaged: {altered} in it has been altered; {_GET_ANOTHER}")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
@@ -95,13 +124,11 @@ def read(path: str | Path) -> dict[str, Any]:
             f"{path} was not loaded: it is damaged, or holds Python objects other than weights and "
             "plain data, which could run code; train again or get the file again"
         ) from error
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+    except Exception as error:
         raise UserError(
-            f"{path} is not a readable checkpoint ({str(error).splitlines()[0]}); it may be "
-            "truncated: use another one from the same folder"
+            f"{path} is not a checkpoint that can be read ({_reason(error)}): {_GET_ANOTHER}"
         ) from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise UserError(f"{path} is not a checkpoint of this project: it has no 'state_dict'")
+    _check_fields(path, checkpoint)
     return checkpoint
 
 
@@ -124,20 +151,32 @@ def check_fits(path: str | Path, module: nn.Module) -> None:
         )
 
 
-def known_class(path: str | Path, class_path: str, base: type) -> Any:
-    """The class that a checkpoint names, if it is imported already: importing runs code.
-
-    Raises:
-        UserError: If it is not, or is no subclass of ``base``.
-    """
-    module, _, name = class_path.rpartition(".")
-    cls = getattr(sys.modules.get(module), name, None)
-    if not (isinstance(cls, type) and issubclass(cls, base)):
+def _check_fields(path: Path, content: Any) -> None:
+    """Check that a file holds what Lightning writes, and says which model it is of."""
+    if not isinstance(content, dict) or "state_dict" not in content:
+        raise UserError(f"{path} is not a checkpoint of this project: it has no 'state_dict'")
+    for name, (kind, needed) in _FIELDS.items():
+        if needed and name not in content:
+            raise UserError(f"{path} is not a checkpoint of this project: it has no '{name}'")
+        if name in content and not isinstance(content[name], kind):
+            found = type(content[name]).__name__
+            raise UserError(f"{path} is damaged: its '{name}' is of type {found}; {_GET_ANOTHER}")
+    version = content["pytorch-lightning_version"]
+    if not re.match(r"\d+\.\d+", version):
+        raise UserError(f"{path} is damaged: it is of version {version!r} of Lightning")
+    for name, value in content["state_dict"].items():
+        if not isinstance(value, torch.Tensor):
+            raise UserError(f"{path} is damaged: the weight '{name}' is no tensor; {_GET_ANOTHER}")
+    if "_class_path" not in content.get("hyper_parameters", {}):
         raise UserError(
-            f"{path} names {class_path}, which is no {base.__name__} known here: if you trust it, "
-            f"import {module} before loading, or give the class to the command line as an option"
+            f"{path} does not say which model it is of (it has no '_class_path'): give a "
+            "checkpoint of a model of this project"
         )
-    return cls
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).splitlines() or [type(error).__name__]
+    return lines[0].partition(". ")[0].rstrip(".")
 
 
 def load(path: str | Path, map_location: str | torch.device = "cpu") -> "BaseVAE":
@@ -152,20 +191,35 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> "BaseVAE
 
     Raises:
         UserError: If the file is missing, damaged, or not a checkpoint of a model known here. A
-            model class of your own has to be imported before.
+            model class of your own, and other classes of your own that the model was made with,
+            have to be imported before.
     """
-    import vae_lightning.models  # the variants have to be imported to be found
+    from vae_lightning import models, trust  # they import this
 
-    class_path = read(path).get("hyper_parameters", {}).get("_class_path")
-    if class_path is None:
-        raise UserError(f"{path} does not say which model it holds: it has no '_class_path'")
-    cls = known_class(path, class_path, vae_lightning.models.BaseVAE)
+    content = read(path)
+    arguments = dict(content["hyper_parameters"])
+    cls = trust.known_class(path, arguments.pop("_class_path"), models.BaseVAE)
+    given = {k: v for k, v in arguments.items() if not str(k).startswith("_")}
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", RENAMED)
-            model = cls.load_from_checkpoint(path, map_location=map_location, weights_only=True)
-    except ValueError as error:
+        model: BaseVAE = cls(**trust.built(path, given))
+    except UserError:
+        raise
+    except (TypeError, ValueError) as error:
         raise UserError(
-            f"{path} holds a {class_path}, which could not be built: {' '.join(str(error).split())}"
+            f"the {cls.__name__} of {path} could not be built, so the file is damaged or from "
+            f"another version of the class ({' '.join(str(error).split())})"
         ) from error
-    return model.eval()
+    model.on_load_checkpoint(content)
+    try:
+        model.load_state_dict(content["state_dict"], strict=model.strict_loading)
+    except RuntimeError as error:
+        raise UserError(
+            f"the weights of {path} do not fit the {cls.__name__} that it describes "
+            f"({misfit(str(error))}): {_GET_ANOTHER}"
+        ) from error
+    return model.to(map_location).eval()
+
+
+def misfit(message: str) -> str:
+    """The first of the reasons that torch gives for not taking weights."""
+    return next((line.strip() for line in message.splitlines()[1:]), "").rstrip(".")

@@ -11,7 +11,8 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,19 +24,18 @@ from jsonargparse import Namespace
 from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
-from vae_lightning import callbacks, checkpoint, report, runs, slurm, usage
+from vae_lightning import callbacks, checkpoint, checks, report, resume, runs, slurm, trust, usage
 from vae_lightning.callbacks.best_checkpoint import BestCheckpoint
 from vae_lightning.callbacks.last_checkpoint import Interrupted, LastCheckpoint
 from vae_lightning.checkpoint_io import SafeCheckpointIO, check_room
 from vae_lightning.data import ImageData
 from vae_lightning.errors import NonFiniteLoss, UserError
-from vae_lightning.layers import LINKED, flags, with_layers
+from vae_lightning.layers import LINKED, flags, named_by_user, of_checkpoint, with_layers
 from vae_lightning.loggers import MetricsLog
 from vae_lightning.metrics import MEASURES
 from vae_lightning.models import BaseVAE
@@ -52,26 +52,16 @@ def run(args: Sequence[str]) -> None:
         SystemExit: With code 2 for wrong options, 1 for an error that is the user's to mend.
     """
     try:
-        _Command(list(args))
+        with trust.importing_only(named_by_user(args)):
+            _Command(list(args))
     except _WrongOptions as error:
+        if os.environ.get(TRACEBACK):
+            raise
         _fail(str(error), 2)
-    except (UserError, ValueError, OSError, MisconfigurationException) as error:
+    except Exception as error:
         if os.environ.get(TRACEBACK):
             raise
-        _fail(usage.explain(str(error), ()), 1)
-    except RuntimeError as error:
-        if os.environ.get(TRACEBACK):
-            raise
-        if re.search("Connection (closed|reset) by peer", str(error)):
-            _fail("another process of this run has ended; the reason is in what it printed", 1)
-        if "loading state_dict" not in str(error):
-            raise
-        first = next((line.strip() for line in str(error).splitlines()[1:]), "")
-        _fail(
-            "the weights of the checkpoint do not fit the model that the options describe "
-            f"({first.rstrip('.')}): leave out options that change its size or the images' shape",
-            1,
-        )
+        _fail(usage.sentence(error, TRACEBACK), 1)
 
 
 class _WrongOptions(Exception):
@@ -184,14 +174,27 @@ class _Command(LightningCLI):
                 auto_configure_optimizers=False,
                 args=with_layers(args),
             )
-        except Exception:
-            if launcher := getattr(self, "trainer", None) and self.trainer.strategy.launcher:
+        except BaseException as error:
+            launcher = getattr(self, "trainer", None) and self.trainer.strategy.launcher
+            if launcher and isinstance(error, Exception):
                 launcher.kill(signal.SIGKILL)  # of its processes, which may wait for this one
+            self._leave_nothing()
             raise
         finally:
             for folder in self.reserved:  # of a run that did not begin
                 if folder.is_dir() and not any(folder.iterdir()):
                     folder.rmdir()
+
+    def _leave_nothing(self) -> None:
+        """Take away what a run has written that failed before its first batch."""
+        if not self.reserved or self._began():
+            return
+        folder, written = self.reserved[0], {"config.yaml", "hparams.yaml", runs.RECORD}
+        with contextlib.suppress(OSError):
+            (folder / "checkpoints").rmdir()  # if it is empty
+        if {path.name for path in folder.iterdir()} <= written:
+            for path in folder.iterdir():
+                path.unlink()
 
     def _prepare_subcommand_parser(
         self, klass: type, subcommand: str, **kwargs: Any
@@ -245,7 +248,18 @@ class _Command(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; unlike the original without a warning that ``sys.argv`` is not used."""
-        self.config = parser.parse_args(args)
+        try:
+            self.config = parser.parse_args(args)
+        except _WrongOptions as error:
+            if lower := of_checkpoint(args):
+                try:
+                    parser.parse_args(lower)
+                except _WrongOptions as own:
+                    raise UserError(
+                        f"{lower[-1]}, or config.yaml of its run, is damaged or from another "
+                        f"version of this project ({own})"
+                    ) from error
+            raise
         self.requeued: Path | None = None
         if self.config.subcommand != "fit" or not slurm.is_restarted():
             return
@@ -265,9 +279,17 @@ class _Command(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Check the options against the checkpoint, and fill in where the run's files go."""
         config = self.config[self.subcommand]
+        trust.check_callables(config)
+        checks.check_trainer(config.trainer, self.subcommand)
         if config.ckpt_path:
             self.ckpt = checkpoint.read(config.ckpt_path)
-            self._check_checkpoint(self.ckpt, config)
+            try:
+                self._compare(self.ckpt, config)
+            except (AttributeError, KeyError, TypeError) as error:
+                raise UserError(
+                    f"{config.ckpt_path} is damaged, or from another version of this project "
+                    f"({type(error).__name__}: {error}): use another one"
+                ) from error
         if self.subcommand == "fit":
             self.folder = self._choose_folder(config)
             config.name = self.folder.parent.name
@@ -282,6 +304,20 @@ class _Command(LightningCLI):
         loggers = config.trainer.logger
         for logger in loggers if isinstance(loggers, list) else [loggers]:
             self._place_logger(logger)
+
+    def _compare(self, content: dict[str, Any], config: Namespace) -> None:
+        """Check that the checkpoint is one for these options."""
+        resume.check_model(content, config)
+        if self.subcommand == "fit":
+            try:
+                resume.check_progress(content, config)
+            except resume.Finished as finished:
+                if self.requeued is None:
+                    raise
+                print(f"{finished}: nothing to do")  # in a job with other lines after this one
+                raise SystemExit(0) from None
+            resume.check_data(content, config)
+            self.optimizer_changes = resume.optimizer_changes(content, config)
 
     def _place_logger(self, logger: Any) -> None:
         """Let a tracker write into the run's folder, and go on where it was if the run does."""
@@ -328,82 +364,31 @@ class _Command(LightningCLI):
         self.reserved = [folder, parent, parent.parent]
         return folder
 
-    def _check_checkpoint(self, content: dict[str, Any], config: Namespace) -> None:
-        model_name = config.model.class_path.rpartition(".")[2]
-        held = content["hyper_parameters"]["_class_path"].rpartition(".")[2]
-        if model_name != held:
-            raise UserError(
-                f"{config.ckpt_path} holds a {held}, but the options ask for a {model_name}: "
-                "leave out --model, and --config files that name another model"
-            )
-        if self.subcommand != "fit":
-            return
-        if not content.get("optimizer_states"):
-            raise UserError(
-                f"{config.ckpt_path} holds weights only and cannot be resumed: give a checkpoint "
-                "with the state of the optimizer, such as last.ckpt"
-            )
-        self._compare_optimizers(content["hyper_parameters"], config)
-        self._compare_data(content, config)
-        done = content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-        limits = {
-            "max_epochs": (done, "epochs"),
-            "max_steps": (content["global_step"], "steps"),
-        }
-        for option, (reached, what) in limits.items():
-            limit = config.trainer[option]
-            if limit is None or not 0 <= limit <= reached:
-                continue
-            if self.requeued:
-                print(f"{self.requeued} has been trained for {reached} {what}: nothing to do")
-                raise SystemExit(0)
-            raise UserError(
-                f"{config.ckpt_path} has been trained for {reached} {what} already: give a "
-                f"--trainer.{option} larger than {limit}"
-            )
-
-    @staticmethod
-    def _compare_data(content: dict[str, Any], config: Namespace) -> None:
-        """Check that the images and their order are those of the training that is continued."""
-        held = dict(content.get("datamodule_hyper_parameters") or {})
-        class_path = held.pop("_class_path", None)
-        if class_path is None:
-            return  # from outside of this project
-        if class_path.rpartition(".")[2] != config.data.class_path.rpartition(".")[2]:
-            raise UserError(
-                f"a resumed training keeps its images: leave out --data ({config.ckpt_path} was "
-                f"trained on {class_path.rpartition('.')[2]}), or start anew"
-            )
-        asked = checkpoint.portable(config.data.init_args.as_dict())
-        changed = {key for key, value in asked.items() if key in held and held[key] != value}
-        within_epoch = content["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-        if not within_epoch["is_last_batch"]:
-            fixed = changed - ImageData.CHANGEABLE
-        else:
-            fixed = changed - ImageData.CHANGEABLE - {"batch_size"}
-        if fixed:
-            name = min(fixed)
-            raise UserError(
-                f"a resumed training keeps its images: leave out --data.{name} {asked[name]} "
-                f"({config.ckpt_path} has {held[name]}), or start anew"
-            )
-
-    def _compare_optimizers(self, held: dict[str, Any], config: Namespace) -> None:
-        """Find what the options change of the optimizer whose state will be restored."""
-        asked = config.model.init_args.as_dict()
-        old, new = (part["optimizer"].get("init_args") or {} for part in (held, asked))
-        changed = {k: v for k, v in new.items() if k in old and checkpoint.portable(v) != old[k]}
-        same_class = all(
-            checkpoint.portable(asked[key] or {}).get("class_path", "").rpartition(".")[2]
-            == (held[key] or {}).get("class_path", "").rpartition(".")[2]
-            for key in ("optimizer", "lr_scheduler")
-        )
-        if not same_class or (changed and asked["lr_scheduler"]):
-            raise UserError(
-                "a resumed training keeps its optimizer and learning-rate scheduler: leave out the "
-                "options that change them, or start anew"
-            )
-        self.optimizer_changes = changed
+    def instantiate_classes(self) -> None:
+        """Build model, data and trainer; see that they are what the checkpoint is about."""
+        path = self.config[self.subcommand].ckpt_path
+        try:
+            super().instantiate_classes()
+        except (TypeError, ValueError) as error:
+            message = usage.sentence(error, TRACEBACK)
+            typed = {flag.rpartition(".")[2] for flag in re.findall(r"--([\w.]+)", self.given)}
+            if not path or isinstance(error, UserError) or typed & set(re.findall(r"\w+", message)):
+                raise
+            raise UserError(f"what {path} describes cannot be built ({message})") from error
+        if path:
+            held = (self.ckpt or {})["hyper_parameters"]
+            shape, classes = held.get("image_shape"), held.get("num_classes")
+            if isinstance(shape, list | tuple) and tuple(shape) != self.model.image_shape:
+                raise UserError(
+                    f"{path} is of a model of {tuple(shape)} images, but the data have "
+                    f"{self.model.image_shape}: choose data of that shape, or of ImageFolder the "
+                    "--data.size and --data.color"
+                )
+            if self.model.conditional and classes and classes != self.model.num_classes:
+                raise UserError(
+                    f"{path} is of a model of {classes} classes, but the data have "
+                    f"{self.model.num_classes}: choose data with the same classes"
+                )
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer, with the CSV logger first (its folder is the run's) and the pictures."""
@@ -441,6 +426,7 @@ class _Command(LightningCLI):
                 f"torchrun started {os.environ['WORLD_SIZE']} processes, but --trainer.devices and "
                 f"--trainer.num_nodes ask for {trainer.world_size}: leave these two options out"
             )
+        checks.check_devices(trainer)
         return trainer
 
     # What is printed and written at the end
@@ -461,7 +447,7 @@ class _Command(LightningCLI):
         """Train; where that ends early, say what there is and what to type next."""
         _spare_the_cpu()
         try:
-            with self._folder_held():
+            with self._folder_held(), self._resuming(kwargs.get("ckpt_path")):
                 self.trainer.fit(**kwargs)
         except Interrupted as stop:
             if not self.trainer.is_global_zero:
@@ -503,6 +489,25 @@ class _Command(LightningCLI):
         hint = f"vae fit --ckpt_path {_short(last)}" if last.is_file() else "no checkpoint yet"
         _fail(f"{why} in epoch {self.trainer.current_epoch}; to go on: {hint}", code)
 
+    def _began(self) -> bool:
+        """Whether a training got as far as its first batch."""
+        watchers = getattr(getattr(self, "trainer", None), "callbacks", [])
+        return any(watcher.began for watcher in watchers if isinstance(watcher, _OptimizerChanges))
+
+    @contextmanager
+    def _resuming(self, ckpt_path: str | None) -> Iterator[None]:
+        """Say that it is about the checkpoint, where something fails before training goes on."""
+        try:
+            yield
+        except Exception as error:
+            told = isinstance(error, UserError) or "loading state_dict" in str(error)
+            if ckpt_path is None or told or self._began():
+                raise
+            raise UserError(
+                f"{ckpt_path} cannot be resumed ({type(error).__name__}: {error}): it is damaged, "
+                "or from another version of this project; use another one"
+            ) from error
+
     def after_fit(self) -> None:
         """Print where everything is, the key numbers, and what to type next."""
         if not self.trainer.is_global_zero or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -527,15 +532,10 @@ class _Command(LightningCLI):
 
     def before_validate(self) -> None:
         """See `before_test`."""
-        self._before_evaluation("val")
+        self.before_test()
 
     def before_test(self) -> None:
         """Set the seed of the noise."""
-        self._before_evaluation("test")
-
-    def _before_evaluation(self, stage: str) -> None:
-        if getattr(self.trainer, f"limit_{stage}_batches") == 0:  # Lightning would do nothing
-            raise UserError(f"trainer.limit_{stage}_batches is 0: give at least 1")
         self.model.evaluation_seed = self.config_init[self.subcommand].evaluation_seed
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
@@ -585,10 +585,17 @@ class _OptimizerChanges(pl.Callback):
 
     Args:
         changes: New values by the name of the option.
+
+    Attributes:
+        began: Whether all is restored.
     """
 
     def __init__(self, changes: dict[str, Any]) -> None:
         self.changes = changes
+        self.began = False
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.began = True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for optimizer in trainer.optimizers:
@@ -622,7 +629,7 @@ def _name(config: Namespace) -> str:
     """The name of a run: by default that of the model, BetaVAE -> beta_vae."""
     model_name = config.model.class_path.rpartition(".")[2]
     name = config.name or re.sub("(?<=[a-z])(?=[A-Z])", "_", model_name).lower()
-    if Path(name).name != name:
+    if Path(name).name != name or name == "..":
         raise UserError(
             f"--name {name} must be the name of a folder; --output_dir says where that folder is"
         )

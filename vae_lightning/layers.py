@@ -5,14 +5,15 @@ files and flags in the order in which they are given.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import yaml
 
-from vae_lightning import checkpoint, runs, usage
+from vae_lightning import checkpoint, runs, trust, usage
 from vae_lightning.errors import UserError
 from vae_lightning.models import BaseVAE
 from vae_lightning.shipped import config_folder
@@ -57,6 +58,10 @@ def with_layers(args: list[str]) -> list[str]:
         for _, flag in flags(options):
             if flag.startswith(("--metrics.", "--evaluation_seed")):
                 raise UserError(f"{flag} is an option of vae test and vae validate")
+    for _, flag in flags(options):
+        name = flag.removeprefix("--model.").removeprefix("init_args.")
+        if flag.startswith("--model.") and name in LINKED:
+            raise UserError(f"{flag} is taken from the data: leave it out")
     configs: list[Path] = []
     ckpt_path: str | None = None
     for i, option in enumerate(options):
@@ -68,7 +73,7 @@ def with_layers(args: list[str]) -> list[str]:
             options[i if equals else i + 1] = (
                 f"{flag}={configs[-1]}" if equals else str(configs[-1])
             )
-            ckpt_path = _read_yaml(configs[-1]).get("ckpt_path") or ckpt_path
+            ckpt_path = str(_read_yaml(configs[-1]).get("ckpt_path") or ckpt_path or "") or None
         elif flag == "--ckpt_path" and value:
             ckpt_path = value
         elif flag.rstrip("+") == "--trainer.logger" and value == "TensorBoardLogger":
@@ -77,12 +82,14 @@ def with_layers(args: list[str]) -> list[str]:
             options[i if equals else i + 1] = f"{flag}={value}" if equals else value
     layers: list[dict[str, Any]] = []
     if ckpt_path:
-        layers += _checkpoint_layers(command, ckpt_path, options)
+        layers += _checkpoint_layers(command, ckpt_path, named_by_user(args))
     elif command == "fit":
         layers.append(_read_yaml(config_path(DEFAULT_CONFIG)))
     elif not any(option == "-h" or flag.endswith("help") for option, flag in flags(options)):
-        if typo := next((option for option in options if option.startswith("--ck")), None):
-            raise UserError(f"no option '{typo.partition('=')[0]}'; did you mean '--ckpt_path'?")
+        if typo := next((flag for _, flag in flags(options) if flag.startswith("--ck")), None):
+            if typo == "--ckpt_path":
+                raise UserError(f"{typo} needs the path of a checkpoint")
+            raise UserError(f"no option '{typo}'; did you mean '--ckpt_path'?")
         raise UserError(
             f"vae {command} needs a trained model: give --ckpt_path "
             "runs/NAME/version_N/checkpoints/best.ckpt"
@@ -92,6 +99,37 @@ def with_layers(args: list[str]) -> list[str]:
     lower = [part for layer in layers for part in ("--config", json.dumps(layer))]
     # Last, because an older configuration file may hold another.
     return [command, *lower, *options, *(["--ckpt_path", ckpt_path] if ckpt_path else [])]
+
+
+def named_by_user(args: Sequence[str]) -> set[str]:
+    """Every class that the values of options name, and the configurations among them.
+
+    Raises:
+        UserError: If a configuration cannot be found or read.
+    """
+    values = []
+    for option, following in pairwise([*args, ""]):
+        flag, equals, value = option.partition("=")
+        value = value if equals else following
+        # What a checkpoint is called says nothing of what it may name.
+        if not flag.startswith("-") or flag == "--ckpt_path" or value.startswith("-"):
+            continue
+        if flag in ("--config", "-c") and value and not value.lstrip().startswith("{"):
+            content = {**_read_yaml(config_path(value)), "ckpt_path": None}
+            value = json.dumps(content, default=str)
+        values.append(value)
+    return trust.names_in(values)
+
+
+def of_checkpoint(args: Sequence[str]) -> list[str]:
+    """The part of what `with_layers` returned that a checkpoint says; empty if it says not all."""
+    if args[-2:-1] != ["--ckpt_path"]:
+        return []
+    end = 1
+    while args[end] == "--config" and args[end + 1].startswith("{"):
+        end += 2
+    complete = any("data" in json.loads(layer) for layer in args[2:end:2])
+    return [*args[:end], *args[-2:]] if complete else []
 
 
 def flags(options: Sequence[str]) -> list[tuple[str, str]]:
@@ -110,7 +148,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _checkpoint_layers(
-    command: str, ckpt_path: str, options: Sequence[str]
+    command: str, ckpt_path: str, named: Collection[str]
 ) -> list[dict[str, Any]]:
     """The settings of the run that is resumed, and the model and data of a checkpoint."""
     if ckpt_path in ("best", "last", "hpc"):
@@ -118,23 +156,22 @@ def _checkpoint_layers(
             f"--ckpt_path {ckpt_path} means nothing in a new process: give the path of a file, "
             "runs/NAME/version_N/checkpoints/best.ckpt"
         )
+    content = checkpoint.read(ckpt_path)
     layers = []
     saved = runs.folder_of(ckpt_path) / "config.yaml"
     if command == "fit" and saved.is_file():
         layers.append(_read_yaml(saved))
-    content = checkpoint.read(ckpt_path)
+        trust.check_classes(saved, layers[0], named, trust.KINDS)
     layer = {}
     for name, key in ("model", "hyper_parameters"), ("data", "datamodule_hyper_parameters"):
         arguments = dict(content.get(key, {}))
         class_path = arguments.pop("_class_path", None)
         if class_path is None:
-            if name == "model":
-                raise UserError(f"{ckpt_path} does not say which model it holds; train it again")
             continue  # trained on data from outside this project: --data says which
-        # Nothing is imported because a file says so, unless the options say so too.
-        if class_path not in {option.rpartition("=")[2] for option in options}:
-            base = BaseVAE if name == "model" else pl.LightningDataModule
-            checkpoint.known_class(ckpt_path, class_path, base)
-        given = {k: v for k, v in arguments.items() if k not in LINKED and not k.startswith("_")}
+        # Nothing is imported because a file says so, unless the user says so too.
+        base = BaseVAE if name == "model" else pl.LightningDataModule
+        trust.check_class(ckpt_path, class_path, named, base)
+        given = {k: v for k, v in arguments.items() if k not in LINKED and str(k)[:1] != "_"}
+        trust.check_classes(ckpt_path, given, named)
         layer[name] = {"class_path": class_path, "init_args": checkpoint.portable(given)}
     return [*layers, layer]

@@ -41,8 +41,18 @@ def is_newest(ckpt_path: str | Path) -> bool:
 
 
 def reserve(parent: Path) -> Path:
-    """Make the first free ``version_N`` at once, so that no other run takes it as well."""
-    parent.mkdir(parents=True, exist_ok=True)
+    """Make the first free ``version_N`` at once, so that no other run takes it as well.
+
+    Raises:
+        UserError: If that is not possible.
+    """
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"the run's folder cannot be made in {parent} ({error.strerror}): choose another "
+            "--output_dir or --name"
+        ) from error
     while True:
         folder = next_free(parent)
         with contextlib.suppress(FileExistsError):

@@ -1,6 +1,7 @@
 import gzip
 import shutil
 import stat
+from pathlib import Path
 
 import pytest
 import torch
@@ -146,3 +147,40 @@ def test_copy_of_another_family(root):
     data.setup("test")
     assert len(data.datasets["test"]) == 12
     assert data.class_names[0] == "T-shirt/top"
+
+
+def test_a_download_writes_over_nothing_and_leaves_nothing_behind(tmp_path, monkeypatch):
+    class Source:
+        """In the place of torchvision: writes its files, then fails or not."""
+
+        fails = True
+
+        def __init__(self, root, download):
+            folder = Path(root) / "MNIST" / "raw"
+            folder.mkdir(parents=True)
+            for name, n in (("train", 30), ("t10k", 12)):
+                (folder / f"{name}-images-idx3-ubyte").write_bytes(
+                    idx(torch.zeros(n, 28, 28).byte())
+                )
+                (folder / f"{name}-labels-idx1-ubyte").write_bytes(idx(torch.zeros(n).byte()))
+            if self.fails:
+                raise RuntimeError("Error downloading")
+
+    Source.__name__ = "MNIST"
+    monkeypatch.setattr(MNIST, "source", Source)
+    root = tmp_path / "new"
+    with pytest.raises(UserError, match="could not be downloaded"):
+        small(root)
+    assert list(tmp_path.iterdir()) == []
+    mine = root / "MNIST" / "raw" / "train-labels-idx1-ubyte"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(idx(torch.arange(30) % 10))
+    Source.fails = False
+    data = small(root)
+    data.setup("fit")
+    assert data.datasets["train"].images.y.max() == 9  # those that were there
+    assert {path.name for path in mine.parent.iterdir()} == {
+        f"{split}-{kind}-ubyte"
+        for split in ("train", "t10k")
+        for kind in ("images-idx3", "labels-idx1")
+    }

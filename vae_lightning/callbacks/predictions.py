@@ -88,7 +88,7 @@ class PredictionWriter(pl.Callback):
             self._drop_missing_rows()
             first = {
                 name: torch.tensor(
-                    np.load(self.partial / f"{name}.npy", mmap_mode="r")[: self.images]
+                    np.load(self.partial / f"{name}.npy", "r", allow_pickle=False)[: self.images]
                 )
                 for name in ("original", "reconstruction")
             }
@@ -116,8 +116,8 @@ class PredictionWriter(pl.Callback):
 
     def _drop_missing_rows(self) -> None:
         """With ``limit_predict_batches`` some images were not asked for: leave their rows out."""
-        present = np.load(self.partial / "index.npy") >= 0
+        present = np.load(self.partial / "index.npy", allow_pickle=False) >= 0
         if present.all():
             return
         for path in self.partial.glob("*.npy"):
-            np.save(path, np.load(path)[present])
+            np.save(path, np.load(path, allow_pickle=False)[present])

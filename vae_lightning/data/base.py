@@ -383,8 +383,18 @@ class ImageData(pl.LightningDataModule, ABC):
         return {"order_seed": self.order_seed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the seed of the order from a checkpoint."""
-        self.order_seed = state_dict["order_seed"]
+        """Take the seed of the order from a checkpoint.
+
+        Raises:
+            UserError: If there is none.
+        """
+        seed = state_dict.get("order_seed") if isinstance(state_dict, dict) else None
+        if not isinstance(seed, int):
+            raise UserError(
+                f"the checkpoint is damaged: what it holds of {type(self).__name__} has no "
+                "'order_seed'; use another one"
+            )
+        self.order_seed = seed
 
 
 def split_indices(n: int, val_size: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,7 +26,10 @@ def cached(name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor
     """
     path = cache_folder() / name
     with contextlib.suppress(Exception):  # a damaged cache is no reason to stop
-        return torch.load(path, weights_only=True)
+        with zipfile.ZipFile(path) as archive:
+            intact = archive.testzip() is None  # torch does not compare the checksums
+        if intact:
+            return torch.load(path, weights_only=True)
     made = make()
     # A process that reads at the same time sees the whole file or none.
     partial = path.with_name(f"{name}.{os.getpid()}")

@@ -106,6 +106,25 @@ class ImageFolder(ImageData):
         """Names of the sub-folders, None if there are images outside of them."""
         return self._listing.class_names
 
+    def state_dict(self) -> dict[str, Any]:
+        """See `ImageData.state_dict`; and the names of the classes."""
+        return {**super().state_dict(), "class_names": list(self.class_names or ())}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """See `ImageData.load_state_dict`.
+
+        Raises:
+            UserError: If a conditional model was trained on other classes.
+        """
+        super().load_state_dict(state_dict)
+        model = None if self.trainer is None else self.trainer.lightning_module
+        held, here = state_dict.get("class_names", []), list(self.class_names or ())
+        if getattr(model, "conditional", False) and held and held != here:
+            raise UserError(
+                f"the classes of {self.root} are {', '.join(here)}, but the model was trained on "
+                f"{', '.join(map(str, held))}: give a folder with the same sub-folders"
+            )
+
     def load(self, split: Split) -> Dataset[Batch]:
         """See `ImageData.load`.
 

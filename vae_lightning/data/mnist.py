@@ -10,6 +10,8 @@ References:
 import gzip
 import math
 import os
+import shutil
+import tempfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,16 +65,25 @@ class MNIST(ImageData):
         """Download the files unless they are there; Lightning calls this in one process only."""
         if all(self._find(name) for names in _FILES.values() for name in names):
             return
-        try:
-            self.source(str(self.root), download=True)
-        except (OSError, RuntimeError) as error:
-            raise UserError(
-                f"the {self.source.__name__} files are not in {self.folder} and could not be "
-                f"downloaded ({str(error).strip().splitlines()[0].rstrip(':')}): put "
-                f"{', '.join(f'{name}.gz' for name in sum(_FILES.values(), ()))} there, point "
-                "--data.root or VAE_DATA_ROOT to the folder above, or use the bundled digits, "
-                "which need no files: --data Digits"
-            ) from error
+        # Elsewhere first: an interrupted download leaves nothing, and nothing is written over.
+        with tempfile.TemporaryDirectory() as elsewhere:
+            try:
+                self.source(elsewhere, download=True)
+            except (OSError, RuntimeError) as error:
+                raise UserError(
+                    f"the {self.source.__name__} files are not in {self.folder}, or not all, and "
+                    f"could not be downloaded ({str(error).strip().splitlines()[0].rstrip(':')}): "
+                    f"put {', '.join(f'{name}.gz' for name in sum(_FILES.values(), ()))} there, "
+                    "point --data.root or VAE_DATA_ROOT to the folder above, or use the bundled "
+                    "digits, which need no files: --data Digits"
+                ) from error
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for name in sum(_FILES.values(), ()):
+                if self._find(name) is None:
+                    path = self.folder / name
+                    partial = path.with_name(f"{name}.{os.getpid()}")
+                    shutil.copyfile(Path(elsewhere, self.source.__name__, "raw", name), partial)
+                    partial.replace(path)
 
     def load(self, split: Split) -> Dataset[Batch]:
         """See `ImageData.load`.
@@ -84,9 +95,11 @@ class MNIST(ImageData):
             self._path(name) for name in _FILES["test" if split == "test" else "train"]
         )
         x, y = read_idx(images_file), read_idx(labels_file).long()
-        if x.shape[1:] != self.image_shape[1:]:
+        if x.shape[1:] != self.image_shape[1:] or y.ndim != 1:
             raise UserError(
-                f"{images_file} holds {tuple(x.shape[1:])} images, expected {self.image_shape[1:]}"
+                f"{images_file} and {labels_file} hold arrays {tuple(x.shape)} and "
+                f"{tuple(y.shape)}, not images of {self.image_shape[1:]} and a label for each; "
+                "get both files again"
             )
         if len(x) != len(y) or y.max() >= self.num_classes:
             raise UserError(

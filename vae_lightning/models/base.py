@@ -108,13 +108,15 @@ class BaseVAE(Training, ABC):
                 f"{type(self).__name__} is conditional and needs labelled images, but the data "
                 "have no classes: use data with labels, or a model that is not conditional"
             )
-        self.image_shape = image_shape
+        channels, height, width = image_shape
+        self.image_shape = channels, height, width
         self.num_classes = num_classes
         self.conditional = conditional
         self.likelihood = likelihood()
         self.start_at_mean = start_at_mean
         self.make_optimizer = optimizer
         self.make_lr_scheduler = lr_scheduler
+        self.check_optimizer()
         self.compile_nets = compile
         if updates_per_call is not None and updates_per_call < 1:
             raise ValueError(f"model.updates_per_call must be at least 1, got {updates_per_call}")
@@ -427,6 +429,8 @@ class BaseVAE(Training, ABC):
 
     def indexed(self, batch: Any, step: int) -> Batch:
         """A batch whose images have an index, whatever data module it is from."""
+        if not isinstance(batch, Batch):
+            self.check_images(Batch.of(batch).x)
         # Batches without indices get some that no other step or process has.
         rank = self.trainer.global_rank if self._trainer else 0
         return Batch.of(batch, first_index=(rank << 48) + (step << 20))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import lightning.pytorch as pl
@@ -29,13 +29,14 @@ from lightning.pytorch.strategies import (
     SingleDeviceStrategy,
 )
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.optim import LBFGS, Adam, Optimizer
 
 from vae_lightning import randomness
 from vae_lightning.checkpoint import class_of
 from vae_lightning.distributed import gather, keep_whole, mean
+from vae_lightning.errors import UserError
 from vae_lightning.loggers import MetricsLog
 from vae_lightning.models.finite import FiniteWatch, Undo
 
@@ -149,6 +150,7 @@ class Training(pl.LightningModule):
     def on_train_start(self) -> None:
         """Go on counting where a checkpoint ended, however many updates its calls had."""
         if self._optimizer_steps is not None:
+            _check_states(self.trainer.optimizers)
             self._count_optimizer_steps(self._optimizer_steps)
             self._optimizer_steps = None
         if self._random_states and len(self._random_states) == self.trainer.world_size:
@@ -236,6 +238,22 @@ class Training(pl.LightningModule):
         """Updates left out because they were not finite."""
         return self._undo.skipped
 
+    def check_optimizer(self) -> None:
+        """Make optimiser and scheduler once, so that wrong arguments are refused at once.
+
+        Raises:
+            ValueError: If one of them refuses its arguments.
+        """
+        try:
+            optimizer = self.make_optimizer([nn.Parameter(torch.zeros(1, 1))])
+        except ValueError as error:
+            raise ValueError(f"model.optimizer: {error}") from error
+        if self.make_lr_scheduler is not None:
+            try:
+                self.make_lr_scheduler(optimizer)
+            except (ValueError, ZeroDivisionError) as error:
+                raise ValueError(f"model.lr_scheduler: {error}") from error
+
     def configure_optimizers(self) -> Any:
         """The optimiser over all trainable parameters and, if there is one, the scheduler."""
         optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
@@ -312,6 +330,26 @@ def _fuse(optimizer: Adam) -> None:
         devices = {parameter.device.type for parameter in group["params"]}
         if group["fused"] is None and not chosen and devices <= {"cpu", "cuda"}:
             group["fused"] = True
+
+
+def _check_states(optimizers: Sequence[Optimizer]) -> None:
+    """Check what a checkpoint says of Adam: its kernel reads beyond the end of what is too short.
+
+    Raises:
+        UserError: If it does not fit the weights.
+    """
+    for optimizer in optimizers:
+        for parameter, state in optimizer.state.items() if isinstance(optimizer, Adam) else ():
+            sizes = {
+                "step": torch.Size(),
+                "exp_avg": parameter.shape,
+                "exp_avg_sq": parameter.shape,
+            }
+            if any(getattr(state.get(name), "shape", None) != s for name, s in sizes.items()):
+                raise UserError(
+                    "the state of the optimizer in the checkpoint does not fit the weights: the "
+                    "file is damaged, use another one from the same folder"
+                )
 
 
 def _needs_single_batches(trainer: Any, model: Training) -> str:
