@@ -31,6 +31,13 @@ def _fixed_seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _processes_have_parted():
+    yield
+    if torch.distributed.is_initialized():  # of a training that was refused
+        torch.distributed.destroy_process_group()
+
+
 @pytest.fixture
 def mnist_root():
     """The folder of real MNIST; the test is skipped without."""

@@ -109,6 +109,13 @@ def test_trains_what_is_not_finished_and_goes_past_failures(folder, capsys):
     printed = capsys.readouterr().out
     assert "2 combinations, 0 to train, 1 done" in printed
     assert f"Best:        vae test --ckpt_path {row['run']}/checkpoints/best.ckpt" in printed
+    # Interrupted: what it has trained is not trained again either.
+    result = parent / "beta=4" / "result.json"
+    result.write_text(json.dumps({"options": json.loads(result.read_text())["options"]}))
+    main(["sweep", name, *TINY, "--only=1"])
+    assert "2 combinations, 1 to train, 0 done" in capsys.readouterr().out
+    assert json.loads(result.read_text())["run"] == row["run"]
+    assert not (parent / "beta=4" / "version_1").exists()
     main(["sweep", name, *TINY, "--list"])
     assert "   0  beta=-1\n   1  beta=4, done\n2 combinations" in capsys.readouterr().out
     main(["sweep", name, "--list"])

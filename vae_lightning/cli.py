@@ -39,6 +39,7 @@ from vae_lightning.layers import LINKED, flags, named_by_user, of_checkpoint, wi
 from vae_lightning.loggers import MetricsLog
 from vae_lightning.metrics import MEASURES
 from vae_lightning.models import BaseVAE
+from vae_lightning.models.training import check_states
 from vae_lightning.signals import LISTENER, REQUEUE
 
 TRACEBACK = "VAE_TRACEBACK"
@@ -117,9 +118,15 @@ class _SaveConfig(SaveConfigCallback):
         # With it, a run that is repeated from its configuration would resume instead.
         self.config.pop("ckpt_path", None)
         folder = Path(str(trainer.log_dir or trainer.default_root_dir))  # broadcast: in all
-        if trainer.is_global_zero:
-            self._write(folder / "config.yaml")
+        self.path = folder / "config.yaml"
+        if trainer.is_global_zero and not self.replace:
+            self._write(self.path)
         super().setup(trainer, pl_module, stage)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.is_global_zero and self.replace:
+            check_states(trainer.optimizers)  # whatever cannot be continued is left as it was
+            self._write(self.path)
 
     def _write(self, path: Path) -> None:
         text = self.parser.dump(self.config, skip_none=False)
@@ -187,7 +194,7 @@ class _Command(LightningCLI):
 
     def _leave_nothing(self) -> None:
         """Take away what a run has written that failed before its first batch."""
-        if not self.reserved or self._began():
+        if not self.reserved or getattr(getattr(self, "model", None), "began", False):
             return
         folder, written = self.reserved[0], {"config.yaml", "hparams.yaml", runs.RECORD}
         with contextlib.suppress(OSError):
@@ -349,13 +356,15 @@ class _Command(LightningCLI):
             return runs.next_free(parent)
         if slurm.job():
             self.remembered |= {"job": slurm.job(), "command": self.given}
-        named = any(flag in ("--name", "--output_dir") for _, flag in flags(self.typed))
         if self.requeued:
             self.continues = True
             return self.requeued
-        if config.ckpt_path and not named and runs.is_newest(config.ckpt_path):
-            self.continues = True
-            return runs.folder_of(config.ckpt_path)
+        if config.ckpt_path and runs.is_newest(config.ckpt_path):
+            folder = runs.folder_of(config.ckpt_path)
+            named = any(flag in ("--name", "--output_dir") for _, flag in flags(self.typed))
+            if not named or parent.absolute() == folder.parent:
+                self.continues = True
+                return folder
         if not _is_first_process():
             # The name may be another one than that of the first process, whose files alone are
             # ever seen; Lightning sends its folders of the log and of checkpoints to the others.
@@ -489,11 +498,6 @@ class _Command(LightningCLI):
         hint = f"vae fit --ckpt_path {_short(last)}" if last.is_file() else "no checkpoint yet"
         _fail(f"{why} in epoch {self.trainer.current_epoch}; to go on: {hint}", code)
 
-    def _began(self) -> bool:
-        """Whether a training got as far as its first batch."""
-        watchers = getattr(getattr(self, "trainer", None), "callbacks", [])
-        return any(watcher.began for watcher in watchers if isinstance(watcher, _OptimizerChanges))
-
     @contextmanager
     def _resuming(self, ckpt_path: str | None) -> Iterator[None]:
         """Say that it is about the checkpoint, where something fails before training goes on."""
@@ -501,7 +505,7 @@ class _Command(LightningCLI):
             yield
         except Exception as error:
             told = isinstance(error, UserError) or "loading state_dict" in str(error)
-            if ckpt_path is None or told or self._began():
+            if ckpt_path is None or told or self.model.began:
                 raise
             raise UserError(
                 f"{ckpt_path} cannot be resumed ({type(error).__name__}: {error}): it is damaged, "
@@ -585,17 +589,10 @@ class _OptimizerChanges(pl.Callback):
 
     Args:
         changes: New values by the name of the option.
-
-    Attributes:
-        began: Whether all is restored.
     """
 
     def __init__(self, changes: dict[str, Any]) -> None:
         self.changes = changes
-        self.began = False
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.began = True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for optimizer in trainer.optimizers:

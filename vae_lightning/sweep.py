@@ -179,34 +179,51 @@ class Combination:
 
     def result(self) -> dict[str, Any] | None:
         """What is known of it, None if it was not trained to the end with these options."""
+        known = self._known()
+        return known if known.get("options") == self.options and "run" in known else None
+
+    def _known(self) -> dict[str, Any]:
         path = self.folder / _RESULT
-        result = json.loads(path.read_text()) if path.is_file() else {}
-        return result if result.get("options") == self.options else None
+        return json.loads(path.read_text()) if path.is_file() else {}
+
+    def _interrupted(self) -> Path | None:
+        """The last checkpoint of a training with these options that has not come to its end."""
+        known = self._known()
+        if known.get("options") != self.options or "run" in known:
+            return None
+        checkpoints = self.folder.glob("version_*/checkpoints/last.ckpt")
+        return max(checkpoints, key=lambda path: path.stat().st_mtime, default=None)
 
     def train(self, metric: str) -> dict[str, Any]:
-        """Train, and write `result` into the folder.
+        """Train, or continue a training that was interrupted, and write `result` into the folder.
 
         Raises:
             UserError: If the training fails or has no such metric.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         before, started = set(self.folder.glob("version_*")), time.monotonic()
-        log = self.folder / "log.txt"
+        log, last = self.folder / "log.txt", self._interrupted()
+        _replace(self.folder / _RESULT, json.dumps({"options": self.options}) + "\n")
         with log.open("w") as output:
             code = subprocess.run(
-                [sys.executable, "-m", "vae_lightning", "fit", *self.options],
+                [
+                    *(sys.executable, "-m", "vae_lightning", "fit", *self.options),
+                    *([f"--ckpt_path={last}"] if last else []),
+                ],
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 check=False,
             ).returncode
-        if code:
-            lines = log.read_text().splitlines()
-            said = [line.partition("vae: error: ")[2] for line in lines if "vae: error: " in line]
+        lines = log.read_text().splitlines()
+        said = [line.partition("vae: error: ")[2] for line in lines if "vae: error: " in line]
+        # It may have been interrupted after its end, but before this function's.
+        complete = last and said and "already: give a --trainer.max_" in said[-1]
+        if code and not complete:
             raise UserError(f"{said[-1] if said else f'exit code {code}'}, see {log}")
         made = sorted(set(self.folder.glob("version_*")) - before)
-        if not made:
+        if not made and not last:
             raise UserError(f"it left no run folder, see {log}")
-        run = made[-1]
+        run = made[-1] if made else last.parents[1]  # type: ignore[union-attr]
         value = _last_value(run / "metrics.csv", metric)
         result = {
             "options": self.options,

@@ -77,6 +77,7 @@ class Training(pl.LightningModule):
             the steps of the optimiser.
         noise_seed: Of the noise in training.
         skip_non_finite: Whether updates that are not finite are left out.
+        began: Whether the training has come to its first batch, with all restored.
     """
 
     make_optimizer: OptimizerCallable
@@ -86,6 +87,7 @@ class Training(pl.LightningModule):
     skip_non_finite: bool
     updates: int = 1
     step: int = 0
+    began: bool = False
     _optimizer_steps: int | None = None
     _written: int = -1
     _batch: tuple[int, int] | None = None
@@ -110,6 +112,7 @@ class Training(pl.LightningModule):
             if self.trainer.global_step == 0:
                 self.step = 0  # a checkpoint that is resumed is read later
             self._optimizer_steps = self._batch = None
+            self.began = False
             self._watch, self._undo = FiniteWatch(), Undo(self)
             self._written = -1
             self._set_updates(self._choose_updates())
@@ -150,12 +153,13 @@ class Training(pl.LightningModule):
     def on_train_start(self) -> None:
         """Go on counting where a checkpoint ended, however many updates its calls had."""
         if self._optimizer_steps is not None:
-            _check_states(self.trainer.optimizers)
+            check_states(self.trainer.optimizers)
             self._count_optimizer_steps(self._optimizer_steps)
             self._optimizer_steps = None
         if self._random_states and len(self._random_states) == self.trainer.world_size:
             randomness.restore(self._random_states[self.global_rank], self.device)
         self._random_states = []
+        self.began = True
 
     def _count_optimizer_steps(self, steps: int) -> None:
         """Lightning has a counter for each way of training, of which it reads one."""
@@ -332,7 +336,7 @@ def _fuse(optimizer: Adam) -> None:
             group["fused"] = True
 
 
-def _check_states(optimizers: Sequence[Optimizer]) -> None:
+def check_states(optimizers: Sequence[Optimizer]) -> None:
     """Check what a checkpoint says of Adam: its kernel reads beyond the end of what is too short.
 
     Raises:
