@@ -4,6 +4,8 @@ import os
 
 # Two test processes with two threads each wait for one another most of the time.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Below the ports that other programs are given, so that test processes do not meet on one.
+os.environ["MASTER_PORT"] = str(20_000 + os.getpid() % 10_000)
 os.environ["WANDB_MODE"] = "offline"
 os.environ["WANDB_SILENT"] = "true"
 

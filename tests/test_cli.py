@@ -201,8 +201,9 @@ def test_resume_with_a_configuration_that_names_no_checkpoint(run, folder):
     config.write_text((run.path / "config.yaml").read_text() + "ckpt_path: null\n")
     main(["fit", *last, "--config", str(config), "--trainer.max_epochs=2", "--name=vae"])
     assert state_of(run.path)["global_step"] == 16
-    epochs = (folder / "runs" / "vae" / "version_1" / "metrics.csv").read_text().splitlines()[1:]
-    assert {line.split(",")[0] for line in epochs} == {"1"}
+    epochs = (run.path / "metrics.csv").read_text().splitlines()[1:]
+    assert {line.split(",")[0] for line in epochs} == {"0", "1"}
+    assert not (run.path.parent / "version_1").exists()
 
 
 def test_weights_alone_cannot_be_resumed(folder, capsys):

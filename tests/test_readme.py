@@ -20,9 +20,10 @@ COMMANDS = [
     for line in block.splitlines()
 ]
 FITS = [
-    command.partition("vae fit")[2]
+    match[1]
     for command in COMMANDS
-    if "vae fit" in command and "--ckpt_path" not in command
+    if "--ckpt_path" not in command
+    and (match := re.search(r"(?:vae fit|-m vae_lightning fit|slurm\.sbatch)(.*)", command))
 ]
 
 

@@ -203,6 +203,11 @@ class _Command(LightningCLI):
             for path in folder.iterdir():
                 path.unlink()
 
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """The command that was typed: a parser of options takes a while to build."""
+        name = self.typed[0]
+        return {name: super().subcommands()[name]}
+
     def _prepare_subcommand_parser(
         self, klass: type, subcommand: str, **kwargs: Any
     ) -> LightningArgumentParser:
