@@ -282,7 +282,8 @@ def test_batches_of_another_size_only_between_epochs(run, folder, capsys):
     assert (code, "leave out --data.batch_size 8" in message) == (1, True)
 
 
-def test_a_run_is_not_continued_twice_at_the_same_time(run, capsys):
+def test_a_run_is_not_continued_twice_at_the_same_time(run, capsys, monkeypatch):
+    monkeypatch.setattr(runs, "PATIENCE", 0.2)
     with runs.held(run):
         args = ["fit", "--ckpt_path", last(run), "--trainer.max_epochs=2"]
         code, message = ends(args, capsys)

@@ -1,9 +1,9 @@
 """Folders of runs: which one a training gets, and what a run has to remember to be continued."""
 
 import contextlib
-import errno
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,10 @@ from vae_lightning.errors import UserError
 
 RECORD = "run.json"
 """In the folder of a run: the job that it belongs to and its name at an experiment tracker."""
+
+PATIENCE = 8.0
+"""Seconds for which a folder may be held by what is left of a process that was killed: those that
+load its images notice within five."""
 
 
 def folder_of(ckpt_path: str | Path) -> Path:
@@ -116,15 +120,21 @@ def held(folder: Path) -> Iterator[None]:
         yield
         return
     handle = os.open(folder, os.O_RDONLY)
+    end = time.monotonic() + PATIENCE
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno == errno.EWOULDBLOCK:  # other errors: a file system without locks
-                raise UserError(
-                    f"{folder} is being trained by another process: wait until that ends, or give "
-                    "a --name for a run of its own"
-                ) from error
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > end:
+                    raise UserError(
+                        f"{folder} is being trained by another process: wait until that ends, or "
+                        "give a --name for a run of its own"
+                    ) from error
+                time.sleep(0.1)
+            except OSError:  # a file system without locks
+                break
         yield
     finally:
         os.close(handle)
