@@ -62,9 +62,13 @@ def main(args: Sequence[str] | None = None) -> None:
     elif args[0] in COMMANDS:
         if args[0] == "fit" and slurm.job():
             LISTENER.listen(REQUEUE)  # which would otherwise end a process that is still importing
-        from vae_lightning.cli import run  # imports torch, which takes seconds
+        try:
+            from vae_lightning.cli import run  # imports torch, which takes seconds
 
-        run(args)
+            run(args)
+        except KeyboardInterrupt:
+            print("\nvae: interrupted", file=sys.stderr)
+            raise SystemExit(130) from None
     else:
         near = difflib.get_close_matches(args[0], COMMANDS, n=1)
         hint = f"did you mean 'vae {near[0]}'?" if near else f"use one of {', '.join(COMMANDS)}"

@@ -1,5 +1,6 @@
 """How checkpoints get to the disk: whole, or not at all."""
 
+import contextlib
 import errno
 import os
 import shutil
@@ -45,11 +46,14 @@ class SafeCheckpointIO(TorchCheckpointIO):
             cause = _disk_error(error)
             if cause is None:
                 raise
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
             before = ", where the one written before still is" if path.is_file() else ""
+            last = path.with_name("last.ckpt")
+            then = f"continue with vae fit --ckpt_path {last}" if last.is_file() else "start again"
             raise UserError(
                 f"{path} could not be written ({os.strerror(cause.errno or errno.EIO)}){before}: "
-                f"make room, or write access, then continue with vae fit --ckpt_path {path}"
+                f"make room, or write access, then {then}"
             ) from error
 
 

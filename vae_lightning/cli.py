@@ -34,7 +34,7 @@ from vae_lightning.callbacks.best_checkpoint import BestCheckpoint
 from vae_lightning.callbacks.last_checkpoint import Interrupted, LastCheckpoint
 from vae_lightning.checkpoint_io import SafeCheckpointIO, check_room
 from vae_lightning.data import ImageData
-from vae_lightning.errors import NonFiniteLoss, UserError
+from vae_lightning.errors import NonFinite, UserError
 from vae_lightning.layers import LINKED, flags, named_by_user, of_checkpoint, with_layers
 from vae_lightning.loggers import MetricsLog
 from vae_lightning.metrics import MEASURES
@@ -182,15 +182,24 @@ class _Command(LightningCLI):
                 args=with_layers(args),
             )
         except BaseException as error:
+            if isinstance(error, SystemExit) and self._is_interrupted_evaluation():
+                print("\nvae: interrupted", file=sys.stderr)
+                raise SystemExit(130) from None
             launcher = getattr(self, "trainer", None) and self.trainer.strategy.launcher
             if launcher and isinstance(error, Exception):
-                launcher.kill(signal.SIGKILL)  # of its processes, which may wait for this one
+                # Of its processes, which may wait for this one.
+                launcher.kill(getattr(signal, "SIGKILL", signal.SIGTERM))
             self._leave_nothing()
             raise
         finally:
             for folder in self.reserved:  # of a run that did not begin
                 if folder.is_dir() and not any(folder.iterdir()):
                     folder.rmdir()
+
+    def _is_interrupted_evaluation(self) -> bool:
+        """Whether Ctrl-C ended a command, for which Lightning exits with 1 and says nothing."""
+        trainer = getattr(self, "trainer", None)
+        return trainer is not None and trainer.interrupted and self.subcommand != "fit"
 
     def _leave_nothing(self) -> None:
         """Take away what a run has written that failed before its first batch."""
@@ -276,11 +285,14 @@ class _Command(LightningCLI):
         if self.config.subcommand != "fit" or not slurm.is_restarted():
             return
         config = self.config.fit
-        if config.ckpt_path or config.trainer.fast_dev_run:
+        if config.trainer.fast_dev_run:
             return
-        # This job has run before; where it has saved a checkpoint, it goes on from that.
-        parent = Path(config.output_dir) / _name(config)
-        self.requeued = runs.of_job(parent, str(slurm.job()), self.given)
+        # This job has run before; where it has saved a checkpoint, it goes on from that, and not
+        # from the one that it began with.
+        parents = [Path(config.output_dir) / _name(config)]
+        if config.ckpt_path:
+            parents.append(runs.folder_of(config.ckpt_path).parent)
+        self.requeued = runs.of_job(parents, str(slurm.job()), self.given)
         if self.requeued and runs.last_checkpoint(self.requeued).is_file():
             last = str(runs.last_checkpoint(self.requeued))
             self.config = parser.parse_args(with_layers([*self.typed, "--ckpt_path", last]))
@@ -328,6 +340,7 @@ class _Command(LightningCLI):
                     raise
                 print(f"{finished}: nothing to do")  # in a job with other lines after this one
                 raise SystemExit(0) from None
+            resume.check_arguments(content, config)
             resume.check_data(content, config)
             self.optimizer_changes = resume.optimizer_changes(content, config)
 
@@ -410,7 +423,8 @@ class _Command(LightningCLI):
         given = config.trainer.logger
         loggers: list[Logger] = given if isinstance(given, list) else [given] if given else []
         loggers = [logger for logger in loggers if isinstance(logger, Logger)]
-        wanted = list(config.trainer.callbacks or [])
+        own = config.trainer.callbacks or []
+        wanted = list(own) if isinstance(own, list) else [own]
         if self.subcommand == "fit" and given is not False:
             keep = self.ckpt.get("log_rows", 0) if self.ckpt and self.continues else 0
             loggers = [MetricsLog(self.folder, keep), *loggers]
@@ -450,6 +464,8 @@ class _Command(LightningCLI):
         self.started = time.monotonic()
         if self.ckpt is not None:
             checkpoint.check_fits(self.config[self.subcommand].ckpt_path, self.model)
+            # Not the weights, which hold on to a file that will be replaced.
+            self.ckpt = {key: self.ckpt[key] for key in ("global_step", "hyper_parameters")}
         if not self.trainer.is_global_zero:
             return
         size = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
@@ -468,9 +484,9 @@ class _Command(LightningCLI):
                 raise SystemExit(0) from None  # the first process speaks for all
             if stop.received == REQUEUE:
                 print(f"Requeued; job {slurm.job()} goes on from {_short(stop.saved)}.")
-                raise SystemExit(0) from None
+                raise SystemExit(slurm.REQUEUED) from None
             self._end(f"stopped by {stop.received.name}", 128 + stop.received)
-        except NonFiniteLoss as error:
+        except NonFinite as error:
             if not self.trainer.is_global_zero:  # all processes have found it
                 raise SystemExit(1) from None
             last = runs.last_checkpoint(self.folder)
@@ -499,9 +515,16 @@ class _Command(LightningCLI):
         return runs.held(self.folder)
 
     def _end(self, why: str, code: int) -> NoReturn:
-        last = runs.last_checkpoint(self.folder)
+        if not self.trainer.is_global_zero:
+            raise SystemExit(code)
+        last, config = runs.last_checkpoint(self.folder), self.folder / "config.yaml"
         hint = f"vae fit --ckpt_path {_short(last)}" if last.is_file() else "no checkpoint yet"
-        _fail(f"{why} in epoch {self.trainer.current_epoch}; to go on: {hint}", code)
+        if last.is_file() and config.is_file() and trust.names_others(config.read_text()):
+            hint += f" --config {_short(config)}"
+        start = "\n" if sys.stderr.isatty() else ""  # below a progress bar
+        epoch = self.trainer.current_epoch
+        print(f"{start}vae: {why} in epoch {epoch}; to go on: {hint}", file=sys.stderr)
+        raise SystemExit(code)
 
     @contextmanager
     def _resuming(self, ckpt_path: str | None) -> Iterator[None]:
@@ -619,9 +642,16 @@ class _ProgressBar(TQDMProgressBar):
 class _EpochLines(pl.Callback):
     """A line per epoch, for output that is not a terminal."""
 
+    first_step = 0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.first_step = trainer.global_step
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero and trainer.state.fn == "fit" and not trainer.sanity_checking:
-            names = ("train/loss", "val/loss")
+            # Where no step of this epoch was written, it would be that of an earlier one.
+            is_new = getattr(pl_module, "written_step", -1) >= self.first_step
+            names = ("train/loss", "val/loss") if is_new else ("val/loss",)
             known = [name for name in names if name in trainer.callback_metrics]
             values = [f"{name} {trainer.callback_metrics[name]:.4f}" for name in known]
             print(f"epoch {trainer.current_epoch}: {', '.join(values)}", flush=True)

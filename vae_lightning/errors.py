@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 
@@ -14,19 +14,21 @@ class UserError(ValueError):
         super().__init__(message.rpartition(f"{__name__}.UserError: ")[2].strip())
 
 
-class NonFiniteLoss(UserError):
-    """A training whose loss became NaN or infinite.
+class NonFinite(UserError):
+    """A training whose loss or weights became NaN or infinite.
 
     Args:
+        what: Which of them.
         step: Number of the batch, counted from 0 over all epochs.
         terms: What of the loss was not finite in that batch, by name.
     """
 
-    def __init__(self, step: int, terms: list[str]) -> None:
-        what = f"the loss ({', '.join(terms)})" if terms else "the loss"
-        super().__init__(f"{what} is not finite at step {step}")
+    def __init__(self, what: str, step: int, terms: Sequence[str] = ()) -> None:
+        named = f"{what} ({', '.join(terms)})" if terms else what
+        verb = "are" if what == "the weights" else "is"
+        super().__init__(f"{named} {verb} not finite at step {step}")
         self.step = step
-        self.terms = terms
+        self.terms = list(terms)
 
 
 @contextlib.contextmanager

@@ -82,7 +82,7 @@ def with_layers(args: list[str]) -> list[str]:
             options[i if equals else i + 1] = f"{flag}={value}" if equals else value
     layers: list[dict[str, Any]] = []
     if ckpt_path:
-        layers += _checkpoint_layers(command, ckpt_path, named_by_user(args))
+        layers += _checkpoint_layers(command, ckpt_path, options, named_by_user(args))
     elif command == "fit":
         layers.append(_read_yaml(config_path(DEFAULT_CONFIG)))
     elif not any(option == "-h" or flag.endswith("help") for option, flag in flags(options)):
@@ -147,8 +147,30 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
+def _without(config: dict[str, Any], options: Sequence[str]) -> dict[str, Any]:
+    """A configuration without the loggers and callbacks that the options add (``+=``) once more.
+
+    They do where a run is continued with the command that began it.
+    """
+    trainer = config.get("trainer")
+    for option, following in pairwise([*options, ""]):
+        flag, equals, value = option.partition("=")
+        if not flag.endswith("+") or not isinstance(trainer, dict):
+            continue
+        added = yaml.safe_load(value if equals else following)
+        key, name = flag.rstrip("+").removeprefix("--trainer."), _class_name(added)
+        if isinstance(there := trainer.get(key), list):
+            trainer[key] = [item for item in there if _class_name(item) != name]
+    return config
+
+
+def _class_name(item: Any) -> str:
+    path = item.get("class_path") if isinstance(item, dict) else item
+    return str(path).rpartition(".")[2]
+
+
 def _checkpoint_layers(
-    command: str, ckpt_path: str, named: Collection[str]
+    command: str, ckpt_path: str, options: Sequence[str], named: Collection[str]
 ) -> list[dict[str, Any]]:
     """The settings of the run that is resumed, and the model and data of a checkpoint."""
     if ckpt_path in ("best", "last", "hpc"):
@@ -160,7 +182,7 @@ def _checkpoint_layers(
     layers = []
     saved = runs.folder_of(ckpt_path) / "config.yaml"
     if command == "fit" and saved.is_file():
-        layers.append(_read_yaml(saved))
+        layers.append(_without(_read_yaml(saved), options))
         trust.check_classes(saved, layers[0], named, trust.KINDS)
     layer = {}
     for name, key in ("model", "hyper_parameters"), ("data", "datamodule_hyper_parameters"):

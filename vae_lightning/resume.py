@@ -1,5 +1,6 @@
 """What may change when a training is continued, and what may not."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from jsonargparse import Namespace
@@ -7,6 +8,10 @@ from jsonargparse import Namespace
 from vae_lightning.checkpoint import portable
 from vae_lightning.data import ImageData
 from vae_lightning.errors import UserError
+from vae_lightning.layers import LINKED
+
+_MODEL_MAY_CHANGE = {"optimizer", "lr_scheduler", "compile", "updates_per_call", "skip_non_finite"}
+"""Arguments of a model that do not change what is trained; the first two are compared apart."""
 
 
 class Finished(UserError):
@@ -51,8 +56,43 @@ def check_progress(content: dict[str, Any], config: Namespace) -> None:
         if limit is not None and 0 <= limit <= number:
             raise Finished(
                 f"{config.ckpt_path} has been trained for {number} {unit} already: give a "
-                f"--trainer.{option} larger than {limit}"
+                f"--trainer.{option} larger than {number}"
             )
+
+    limits = [config.trainer.max_epochs, config.trainer.max_steps]
+    if content.get("stopped_before") == limits:
+        raise Finished(
+            f"{config.ckpt_path} was ended by a callback, such as EarlyStopping, before its "
+            "--trainer.max_epochs: give another one to go on all the same"
+        )
+
+
+def check_arguments(content: dict[str, Any], config: Namespace) -> None:
+    """Check that the model and what it is trained on are those of the training that is continued.
+
+    Raises:
+        UserError: If they are not.
+    """
+    asked = portable(config.model.init_args.as_dict())
+    held = content["hyper_parameters"]
+    for name in sorted((held.keys() & asked.keys()) - _MODEL_MAY_CHANGE - LINKED):
+        if _differs(held[name], asked[name]):
+            raise UserError(
+                f"a resumed training keeps its model: leave out --model.{name}, which changes what "
+                f"{config.ckpt_path} was trained with, or start anew"
+            )
+
+
+def _differs(held: Any, asked: Any) -> bool:
+    """Whether two arguments differ, in what is known of both."""
+    if isinstance(held, Mapping) and isinstance(asked, Mapping):
+        return any(
+            _name(held[key]) != _name(asked[key])
+            if key == "class_path"
+            else _differs(held[key], asked[key])
+            for key in held.keys() & asked.keys()
+        )
+    return bool(held != asked)
 
 
 def check_data(content: dict[str, Any], config: Namespace) -> None:
@@ -97,7 +137,9 @@ def optimizer_changes(content: dict[str, Any], config: Namespace) -> dict[str, A
         == _name((held[key] or {}).get("class_path", ""))
         for key in ("optimizer", "lr_scheduler")
     )
-    if not same_class or (changed and asked["lr_scheduler"]):
+    schedules = [portable(part["lr_scheduler"] or {}).get("init_args") for part in (held, asked)]
+    same_schedule = all((schedules[1] or {}).get(k) == v for k, v in (schedules[0] or {}).items())
+    if not (same_class and same_schedule) or (changed and asked["lr_scheduler"]):
         raise UserError(
             "a resumed training keeps its optimizer and learning-rate scheduler: leave out the "
             "options that change them, or start anew"

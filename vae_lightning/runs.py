@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ def is_newest(ckpt_path: str | Path) -> bool:
     folder = folder_of(path)
     if path.parent == folder or not (folder / "config.yaml").is_file():
         return False  # a copy of a checkpoint
+    if path == last_checkpoint(folder):
+        return True  # although the best one is written just before, when an epoch is that
     step = checkpoint.read(path)["global_step"]
     for other in path.parent.glob("*.ckpt"):
         with contextlib.suppress(UserError):  # a damaged one cannot be continued either
@@ -72,15 +74,14 @@ def next_free(parent: Path) -> Path:
     return parent / f"version_{version}"
 
 
-def of_job(parent: Path, job: str, command: str) -> Path | None:
+def of_job(parents: Iterable[Path], job: str, command: str) -> Path | None:
     """The newest run that a job has begun with a command.
 
     Numbers of jobs come again when a cluster is set up anew; a job that is restarted has made
     the newest of the folders with its number.
     """
-    folders = sorted(
-        parent.glob("version_*"), key=lambda folder: folder.stat().st_mtime, reverse=True
-    )
+    found = [folder for parent in parents for folder in parent.glob("version_*")]
+    folders = sorted(found, key=lambda folder: folder.stat().st_mtime, reverse=True)
     wanted = {"job": job, "command": command}
     return next((folder for folder in folders if wanted.items() <= record(folder).items()), None)
 

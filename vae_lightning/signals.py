@@ -54,7 +54,7 @@ class Listener:
                 raise KeyboardInterrupt
             # Not print, which must not be called inside of itself.
             os.write(2, b"\nStopping after this batch; once more to stop at once.\n")
-        if self.received is None:
+        if self.received is None or number == REQUEUE:  # which does all that the others do
             self.received = signal.Signals(number)
 
 

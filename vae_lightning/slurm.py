@@ -5,6 +5,9 @@ import subprocess
 
 from vae_lightning.errors import UserError
 
+REQUEUED = 75
+"""Exit code of a training that is not complete, but will go on by itself (EX_TEMPFAIL)."""
+
 
 def job() -> str | None:
     """The number of the batch job that this process belongs to; None outside of one.
@@ -13,6 +16,8 @@ def job() -> str | None:
     """
     if os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive"):
         return None
+    if "SLURM_ARRAY_TASK_ID" in os.environ:  # SLURM_JOB_ID of one of its tasks is the whole array
+        return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     return os.environ.get("SLURM_JOB_ID")
 
 

@@ -14,6 +14,7 @@ import math
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -22,12 +23,15 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 import yaml
 
+from vae_lightning import slurm
 from vae_lightning.errors import UserError
 from vae_lightning.shipped import config_folder
+from vae_lightning.signals import REQUEUE
 
 _RESULT = "result.json"
 """Written into the folder of a combination when it has been trained to the end."""
@@ -161,6 +165,10 @@ def _draw(name: str, parameter: Mapping[str, Any], generator: random.Random) -> 
         ) from error
 
 
+_RUNNING: set[subprocess.Popen[bytes]] = set()
+"""The trainings that run now."""
+
+
 @dataclass(frozen=True)
 class Combination:
     """One ``vae fit`` of a sweep.
@@ -205,15 +213,17 @@ class Combination:
         log, last = self.folder / "log.txt", self._interrupted()
         _replace(self.folder / _RESULT, json.dumps({"options": self.options}) + "\n")
         with log.open("w") as output:
-            code = subprocess.run(
+            process = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "vae_lightning", "fit", *self.options),
                     *([f"--ckpt_path={last}"] if last else []),
                 ],
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                check=False,
-            ).returncode
+            )
+            _RUNNING.add(process)
+            code = process.wait()
+            _RUNNING.discard(process)
         lines = log.read_text().splitlines()
         said = [line.partition("vae: error: ")[2] for line in lines if "vae: error: " in line]
         # It may have been interrupted after its end, but before this function's.
@@ -394,8 +404,25 @@ def _run(options: argparse.Namespace, extra: Sequence[str]) -> None:
         raise UserError(f"{failed} of {len(chosen)} combinations failed{again}")
 
 
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    """Hand SIGTERM on to the trainings, which save; then end as after Ctrl-C."""
+    for process in _RUNNING:
+        process.terminate()
+    raise KeyboardInterrupt
+
+
 def _train(todo: Sequence[Combination], metric: str, jobs: int) -> int:
     """Train, a line for each; returns how many failed."""
+    before = signal.signal(signal.SIGTERM, _stop)
+    if slurm.job() and REQUEUE:
+        signal.signal(REQUEUE, signal.SIG_IGN)  # for the trainings to obey
+    try:
+        return _train_all(todo, metric, jobs)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _train_all(todo: Sequence[Combination], metric: str, jobs: int) -> int:
     failed = 0
     with ThreadPoolExecutor(jobs) as pool:
         begun = {pool.submit(combination.train, metric): combination for combination in todo}

@@ -86,7 +86,8 @@ def known_class(
     kind = kinds.__name__ if isinstance(kinds, type) else "class that is"
     raise UserError(
         f"{path} names {class_path!r}, which is no {kind} known here: if it is a class of your "
-        "own, name it as an option or import it before; otherwise do not trust the file"
+        "own, name it as an option, or give the run's config.yaml as --config, or import it "
+        "before; otherwise do not trust the file"
     )
 
 
@@ -138,6 +139,15 @@ def built(path: str | Path, value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [built(path, item) for item in value]
     return value
+
+
+def names_others(config: str) -> bool:
+    """Whether a configuration (the text of a YAML file) names classes from outside of this project.
+
+    To continue its run they have to be named once more.
+    """
+    packages = set(re.findall(r"class_path: *['\"]?(\w+)", config))
+    return not packages <= {"vae_lightning", "lightning", "torch"}
 
 
 def names_in(texts: Iterable[str]) -> set[str]:

@@ -69,7 +69,8 @@ def _unknown_argument(
         for cls in subclasses(base)
         if match[1] in inspect.signature(cls).parameters
     }
-    hint = f"; {' and '.join(sorted(others))} has one" if others else nearest(match[1], valid)
+    verb = "has" if len(others) == 1 else "have"
+    hint = f"; {' and '.join(sorted(others))} {verb} one" if others else nearest(match[1], valid)
     return f"{key}: {owner} has no option '{match[1]}'{hint}"
 
 

@@ -8,7 +8,7 @@ import torch
 
 from vae_lightning import VAE, VQVAE
 from vae_lightning.__main__ import main
-from vae_lightning.errors import NonFiniteLoss
+from vae_lightning.errors import NonFinite
 from vae_lightning.models.finite import FiniteWatch
 
 
@@ -64,7 +64,7 @@ def test_a_training_ends_at_the_step_and_names_the_term(blobs, updates):
             return terms
 
     model = Infinite(image_shape=(1, 8, 8), updates_per_call=updates)
-    with pytest.raises(NonFiniteLoss, match=r"the loss \(kl.*\) is not finite at step 5") as error:
+    with pytest.raises(NonFinite, match=r"the loss \(kl.*\) is not finite at step 5") as error:
         train(model, blobs())
     assert error.value.step == 5
     assert error.value.terms[0] == "kl"
@@ -117,7 +117,7 @@ def test_the_first_of_several_is_found_later(monkeypatch):
         watch.look(step, torch.stack(list(terms.values())).sum(0).mean(), terms)
         if step == 2:
             watch.find()
-    with pytest.raises(NonFiniteLoss, match=r"the loss \(kl\) is not finite at step 3"):
+    with pytest.raises(NonFinite, match=r"the loss \(kl\) is not finite at step 3"):
         watch.find()
 
 

@@ -77,6 +77,14 @@ class Figure(pl.Callback, ABC):
 
     # Lightning
 
+    def state_dict(self) -> dict[str, int]:
+        """When it was drawn, so that a continued training draws at the same epochs."""
+        return {"drawn_epoch": self.drawn_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """See `state_dict`."""
+        self.drawn_epoch = state_dict["drawn_epoch"]
+
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Find the folder: in every process, because Lightning broadcasts it."""
         self.folder = Path(trainer.log_dir or trainer.default_root_dir) / "figures" / self.name

@@ -38,9 +38,10 @@ class LastCheckpoint(Checkpoint):
     at the same one.
 
     Args:
-        every_n_epochs: Epochs between two of them. The end of a training always has one.
-        every_n_steps: Steps between two of them, as well.
-        every_n_minutes: Time between two of them, as well.
+        every_n_epochs: Epochs from one ``last.ckpt`` to the next. The end of a training has one
+            in any case.
+        every_n_steps: Steps from one to the next, also inside an epoch.
+        every_n_minutes: Minutes from one to the next, also inside an epoch.
 
     Raises:
         ValueError: If one of them is not positive.
@@ -69,6 +70,7 @@ class LastCheckpoint(Checkpoint):
         self.first_epoch = 0
         self.due = False
         self.stops = False
+        self.ended = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Find the folder: in every process, because Lightning broadcasts it."""
@@ -113,16 +115,32 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the end; who asks for it now has got it."""
-        self.stops = False
+        self.stops, self.ended = False, True
         self._save(trainer)
+        self.ended = False
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Note the limits of a training that a callback has ended before it reached them."""
+        if self.ended and trainer.should_stop:
+            checkpoint["stopped_before"] = [trainer.max_epochs, trainer.max_steps]
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Leave signals to others again."""
         if stage == "fit":
             LISTENER.stop()
 
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """As `teardown`, which Lightning leaves out then."""
+        LISTENER.stop()
+
     def _ask(self, trainer: pl.Trainer) -> None:
         """Find out whether to save, and whether to stop: together, for a process cannot alone."""
+        # A training that ends here ends inside of its epoch, and a longer one goes on inside of it.
+        self.due |= 0 < trainer.max_steps <= trainer.global_step
         if self.every_n_steps is not None:
             self.due |= trainer.global_step - self.saved_step >= self.every_n_steps
         is_late = (

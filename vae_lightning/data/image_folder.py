@@ -1,5 +1,6 @@
 """A folder of one's own images."""
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -107,16 +108,27 @@ class ImageFolder(ImageData):
         return self._listing.class_names
 
     def state_dict(self) -> dict[str, Any]:
-        """See `ImageData.state_dict`; and the names of the classes."""
-        return {**super().state_dict(), "class_names": list(self.class_names or ())}
+        """See `ImageData.state_dict`; the names of the classes, and which images there are."""
+        return {
+            **super().state_dict(),
+            "class_names": list(self.class_names or ()),
+            "files": self.files.digest(),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """See `ImageData.load_state_dict`.
 
         Raises:
-            UserError: If a conditional model was trained on other classes.
+            UserError: If a conditional model was trained on other classes, or a training that is
+                continued on other images, which would be split in another way.
         """
         super().load_state_dict(state_dict)
+        is_fit = self.trainer is not None and self.trainer.state.fn == "fit"
+        if is_fit and state_dict.get("files", self.files.digest()) != self.files.digest():
+            raise UserError(
+                f"the images in {self.root} are not those that this training began with: put "
+                "back what was there, or start anew"
+            )
         model = None if self.trainer is None else self.trainer.lightning_module
         held, here = state_dict.get("class_names", []), list(self.class_names or ())
         if getattr(model, "conditional", False) and held and held != here:
@@ -168,6 +180,10 @@ class Paths(Sequence[Path]):
         taken = copy(self)
         taken._starts, taken._ends = self._starts[indices], self._ends[indices]
         return taken
+
+    def digest(self) -> str:
+        """A hash of the names, relative to the folder."""
+        return hashlib.sha256(self._bytes + self._ends.numpy().tobytes()).hexdigest()
 
     def __len__(self) -> int:
         return len(self._ends)

@@ -6,8 +6,12 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from vae_lightning.distributed import gather_rows, several_processes
-from vae_lightning.errors import NonFiniteLoss
+from vae_lightning.distributed import gather, several_processes
+from vae_lightning.errors import NonFinite
+
+MOST_IN_A_ROW = 50
+"""Updates left out one after the other from which a training does not recover: the weights are the
+same for all of them."""
 
 
 class FiniteWatch:
@@ -30,12 +34,12 @@ class FiniteWatch:
             terms: One value per image by name, each (B,).
 
         Raises:
-            NonFiniteLoss: If it is not finite and that can be known at once.
+            NonFinite: If it is not finite and that can be known at once.
         """
         if loss.device.type == "cpu" and not several_processes():
             if not math.isfinite(loss.item()):
                 wrong = [name for name, value in terms.items() if not value.isfinite().all()]
-                raise NonFiniteLoss(step, wrong)
+                raise NonFinite("the loss", step, wrong)
             return
         self._names = list(terms)
         wrong_terms = ~torch.stack([value.detach().sum() for value in terms.values()]).isfinite()
@@ -50,14 +54,16 @@ class FiniteWatch:
         """Look back at all batches so far, together with the other processes.
 
         Raises:
-            NonFiniteLoss: If the loss of one was not finite in any process; in all of them.
+            NonFinite: If the loss of one was not finite in any process; in all of them.
         """
         if self._first is None:
             return
-        found = [row for row in gather_rows(self._first[None]).tolist() if row[0] >= 0]
+        found = [row for row in gather(self._first.tolist()) if row[0] >= 0]
         if found:
             step, bits = min(found)
-            raise NonFiniteLoss(step, [n for i, n in enumerate(self._names) if bits >> i & 1])
+            raise NonFinite(
+                "the loss", step, [n for i, n in enumerate(self._names) if bits >> i & 1]
+            )
 
 
 class Undo:
@@ -69,11 +75,12 @@ class Undo:
 
     Attributes:
         skipped: Number of updates left out.
+        in_a_row: As many of them since the last one that was not.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self.skipped = 0
+        self.skipped = self.in_a_row = 0
         self._kept: list[tuple[Tensor, Tensor]] = []
         self._bad: list[Tensor] = []
 
@@ -103,10 +110,12 @@ class Undo:
         bad, self._bad = self._bad, []
         if not scaled and gradients:
             bad.append(~nn.utils.get_total_norm(gradients).isfinite())
-        any_bad = torch.stack(bad).any() if bad else torch.zeros((), dtype=torch.bool)
-        if gather_rows(any_bad[None].to(torch.uint8)).any():
+        if bad and any(gather(bool(torch.stack(bad).any()))):
             for parameter in parameters:
                 parameter.grad = None
             for tensor, value in self._kept:
                 tensor.copy_(value)
             self.skipped += 1
+            self.in_a_row += 1
+        else:
+            self.in_a_row = 0

@@ -36,9 +36,9 @@ from torch.optim import LBFGS, Adam, Optimizer
 from vae_lightning import randomness
 from vae_lightning.checkpoint import class_of
 from vae_lightning.distributed import gather, keep_whole, mean
-from vae_lightning.errors import UserError
+from vae_lightning.errors import NonFinite, UserError
 from vae_lightning.loggers import MetricsLog
-from vae_lightning.models.finite import FiniteWatch, Undo
+from vae_lightning.models.finite import MOST_IN_A_ROW, FiniteWatch, Undo
 
 _PIXELS_PER_CALL = 2048 * 28 * 28
 """Where `updates_per_call` is chosen: as many batches as have so many decoded pixels."""
@@ -77,6 +77,7 @@ class Training(pl.LightningModule):
             the steps of the optimiser.
         noise_seed: Of the noise in training.
         skip_non_finite: Whether updates that are not finite are left out.
+        written_step: The last step that was written to the log.
         began: Whether the training has come to its first batch, with all restored.
     """
 
@@ -89,13 +90,14 @@ class Training(pl.LightningModule):
     step: int = 0
     began: bool = False
     _optimizer_steps: int | None = None
-    _written: int = -1
+    written_step: int = -1
     _batch: tuple[int, int] | None = None
 
     def __init__(self) -> None:
         super().__init__()
         self._watch, self._undo = FiniteWatch(), Undo(self)
         self._random_states: list[list[Tensor]] = []
+        self._log_rows = 0
 
     @abstractmethod
     def per_image(self, batch: Any, stage: str, step: int, seed: int) -> dict[str, Tensor]:
@@ -114,7 +116,7 @@ class Training(pl.LightningModule):
             self._optimizer_steps = self._batch = None
             self.began = False
             self._watch, self._undo = FiniteWatch(), Undo(self)
-            self._written = -1
+            self.written_step = -1
             self._set_updates(self._choose_updates())
 
     def unsharded_parameters(self) -> list[Parameter]:
@@ -206,8 +208,8 @@ class Training(pl.LightningModule):
         self.step += 1
         step = self.trainer.global_step
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if every and (step + 1) % every == 0 and step != self._written:
-            self._written = step  # once, where several batches are accumulated
+        if every and (step + 1) % every == 0 and step != self.written_step:
+            self.written_step = step  # once, where several batches are accumulated
             # Each key costs about as much as the training loop around it, so not at every step.
             names = [f"train/{name}" for name in per_image]
             values = mean(torch.stack([value.detach().mean() for value in per_image.values()]))
@@ -236,6 +238,8 @@ class Training(pl.LightningModule):
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             scaler = getattr(self.trainer.precision_plugin, "scaler", None)
             self._undo.leave_out(parameters, scaled=scaler is not None)
+            if self._undo.in_a_row == MOST_IN_A_ROW:
+                raise NonFinite(f"each of the last {MOST_IN_A_ROW} losses or gradients", self.step)
 
     @property
     def skipped(self) -> int:
@@ -279,15 +283,29 @@ class Training(pl.LightningModule):
         Nothing here draws from torch's own generators, but networks of others may: dropout does.
 
         Raises:
-            NonFiniteLoss: If the weights are not worth keeping.
+            NonFinite: If the loss or the weights have become NaN or infinite: the checkpoint of
+                before is worth more.
         """
         self._watch.find()
+        weights = [p.detach() for p in self.parameters() if p.is_floating_point()]
+        if not all(gather(bool(nn.utils.get_total_norm(weights).isfinite()))):
+            raise NonFinite("the weights", self.step - 1)
         checkpoint["skipped"] = self._undo.skipped
         checkpoint["noise_seed"] = self.noise_seed
         checkpoint["step"] = self.step
         checkpoint["updates"] = self.updates
         checkpoint["random_states"] = gather(randomness.state(self.device))
-        checkpoint["log_rows"] = _rows_written(self.trainer.loggers)
+        checkpoint["log_rows"] = _rows_written(self.trainer.loggers, self._log_rows)
+
+    def _check_processes(self, checkpoint: dict[str, Any]) -> None:
+        """Check that a training goes on inside an epoch with as many processes as it began it."""
+        held = len(self._random_states) or self.trainer.world_size
+        inside = not checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]
+        if inside and held != self.trainer.world_size:
+            raise UserError(
+                f"this training stopped inside an epoch, which it began with {held} processes: "
+                f"continue it with as many, not with {self.trainer.world_size}"
+            )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the seed of the noise and the step from a checkpoint.
@@ -302,6 +320,8 @@ class Training(pl.LightningModule):
             return
         self._undo.skipped = checkpoint.get("skipped", 0)
         self._random_states = checkpoint.get("random_states", [])
+        self._log_rows = checkpoint.get("log_rows", 0)
+        self._check_processes(checkpoint)
         held = checkpoint.get("updates", 1)
         if held > 1 and self.updates == 1:
             loader = self.trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
@@ -314,13 +334,18 @@ class Training(pl.LightningModule):
             self._set_updates(held)
 
 
-def _rows_written(loggers: Iterable[Logger]) -> int:
-    """Rows of the log of the run, which are on the disk before the checkpoint is."""
+def _rows_written(loggers: Iterable[Logger], before: int) -> int:
+    """Rows of the log of the run, which are on the disk before the checkpoint is.
+
+    Args:
+        loggers: Those of the training.
+        before: Rows of the training that is continued, where this one logs nothing.
+    """
     for logger in loggers:
         if isinstance(logger, MetricsLog):
             logger.save()
             return logger.rows
-    return 0
+    return before
 
 
 def _fuse(optimizer: Adam) -> None:
