@@ -35,9 +35,16 @@ def _fixed_seed():
 
 @pytest.fixture(autouse=True)
 def _processes_have_parted():
+    """What a training with several processes leaves in this one, others would take for theirs."""
+    names = "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"
+    before = {name: os.environ.get(name) for name in names}
     yield
-    if torch.distributed.is_initialized():  # of a training that was refused
+    if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+    for name, value in before.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
 
 
 @pytest.fixture
