@@ -578,7 +578,9 @@ def test_a_signal_to_one_of_two_processes_stops_both(folder):
     """SIGTERM comes to the first process only, as from a person's ``kill``."""
     two = ["--trainer.devices=2", "--trainer.strategy=ddp"]
     command = [sys.executable, "-m", "vae_lightning", "fit", *TINY, *CONV, *two, "--name=stopped"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    # Not the port of trainings in this process, which may still hold it.
+    port = str(30_000 + os.getpid() % 2_000)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_PORT": port}
     options = ["--trainer.max_epochs=100", "--last.every_n_steps=1"]
     process = subprocess.Popen(
         [*command, *options], env=environment, stderr=subprocess.PIPE, text=True
