@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vae_lightning.errors import UserError
 
@@ -132,19 +132,22 @@ def read(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
-def check_fits(path: str | Path, module: nn.Module) -> None:
+def check_fits(path: str | Path, weights: Mapping[str, Tensor], module: nn.Module) -> None:
     """Check that the weights of a checkpoint can be put into a module.
+
+    Args:
+        path: The checkpoint, for the message.
+        weights: Those that it holds.
+        module: The module.
 
     Raises:
         UserError: If they cannot.
     """
-    held = {name: tuple(value.shape) for name, value in read(path)["state_dict"].items()}
+    held = {name: tuple(value.shape) for name, value in weights.items()}
     asked = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     wrong = sorted(name for name in held.keys() | asked.keys() if held.get(name) != asked.get(name))
     if wrong:
-        what = {True: "is missing", False: "has another size"}[
-            not (wrong[0] in held and wrong[0] in asked)
-        ]
+        what = "has another size" if wrong[0] in held.keys() & asked.keys() else "is missing"
         raise UserError(
             f"the weights of {path} do not fit the model that the options describe ({wrong[0]} "
             f"{what}): leave out options that change its size or the images' shape"

@@ -12,7 +12,6 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
@@ -35,6 +34,7 @@ from vae_lightning.callbacks.last_checkpoint import Interrupted, LastCheckpoint
 from vae_lightning.checkpoint_io import SafeCheckpointIO, check_room
 from vae_lightning.data import ImageData
 from vae_lightning.errors import NonFinite, UserError
+from vae_lightning.files import replace
 from vae_lightning.layers import LINKED, flags, named_by_user, of_checkpoint, with_layers
 from vae_lightning.loggers import MetricsLog
 from vae_lightning.metrics import MEASURES
@@ -134,11 +134,11 @@ class _SaveConfig(SaveConfigCallback):
             if path.read_text() == text:
                 return
             names = (path.with_name(f"config_{n}.yaml") for n in itertools.count(1))
-            runs.replace(next(name for name in names if not name.exists()), path.read_text())
+            replace(next(name for name in names if not name.exists()), path.read_text())
         elif path.is_file():
             raise UserError(f"{path} is there already: give another --name")
         path.parent.mkdir(parents=True, exist_ok=True)
-        runs.replace(path, text)
+        replace(path, text)
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         text = self.parser.dump(self.config, skip_none=False)
@@ -463,7 +463,8 @@ class _Command(LightningCLI):
         """Check what can be checked before any file is changed, and start the clock."""
         self.started = time.monotonic()
         if self.ckpt is not None:
-            checkpoint.check_fits(self.config[self.subcommand].ckpt_path, self.model)
+            weights = self.ckpt["state_dict"]
+            checkpoint.check_fits(self.config[self.subcommand].ckpt_path, weights, self.model)
             # Not the weights, which hold on to a file that will be replaced.
             self.ckpt = {key: self.ckpt[key] for key in ("global_step", "hyper_parameters")}
         if not self.trainer.is_global_zero:
@@ -526,7 +527,7 @@ class _Command(LightningCLI):
         print(f"{start}vae: {why} in epoch {epoch}; to go on: {hint}", file=sys.stderr)
         raise SystemExit(code)
 
-    @contextmanager
+    @contextlib.contextmanager
     def _resuming(self, ckpt_path: str | None) -> Iterator[None]:
         """Say that it is about the checkpoint, where something fails before training goes on."""
         try:

@@ -10,6 +10,7 @@ from typing import Any
 
 from vae_lightning import checkpoint
 from vae_lightning.errors import UserError
+from vae_lightning.files import replace
 
 RECORD = "run.json"
 """In the folder of a run: the job that it belongs to and its name at an experiment tracker."""
@@ -99,13 +100,6 @@ def remember(folder: Path, **entries: Any) -> None:
     """Add to what a run remembers."""
     text = json.dumps({**record(folder), **entries}, indent=2) + "\n"
     replace(folder / RECORD, text)
-
-
-def replace(path: Path, text: str) -> None:
-    """Write a file such that there is always a whole one, the old or the new."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,6 @@ import io
 import itertools
 import json
 import math
-import os
 import random
 import re
 import signal
@@ -30,6 +29,7 @@ import yaml
 
 from vae_lightning import slurm
 from vae_lightning.errors import UserError
+from vae_lightning.files import replace
 from vae_lightning.shipped import config_folder
 from vae_lightning.signals import REQUEUE
 
@@ -211,7 +211,7 @@ class Combination:
         self.folder.mkdir(parents=True, exist_ok=True)
         before, started = set(self.folder.glob("version_*")), time.monotonic()
         log, last = self.folder / "log.txt", self._interrupted()
-        _replace(self.folder / _RESULT, json.dumps({"options": self.options}) + "\n")
+        replace(self.folder / _RESULT, json.dumps({"options": self.options}) + "\n")
         with log.open("w") as output:
             process = subprocess.Popen(
                 [
@@ -242,7 +242,7 @@ class Combination:
             "run": str(run),
             "seconds": round(time.monotonic() - started),
         }
-        _replace(self.folder / _RESULT, json.dumps(result, indent=2) + "\n")
+        replace(self.folder / _RESULT, json.dumps(result, indent=2) + "\n")
         return result
 
 
@@ -257,13 +257,6 @@ def _last_value(path: Path, metric: str) -> float:
         known = sorted({name for row in rows for name in row if name.startswith("val/")})
         raise UserError(f"{path} has no {metric}, only {', '.join(known)}")
     return float(values[-1])
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file at once: others may read or write it at the same time."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
-    partial.write_text(text)
-    partial.replace(path)
 
 
 def _short_names(names: Sequence[str]) -> dict[str, str]:
@@ -455,7 +448,7 @@ def _compare(combinations: Sequence[Combination], sweep: Sweep, parent: Path) ->
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    _replace(parent / "sweep.csv", text.getvalue())
+    replace(parent / "sweep.csv", text.getvalue())
     names = _short_names(list(sweep.parameters))
     table = [[*names.values(), sweep.metric]]
     table += [[*(_text(row[name]) for name in names), _number(row[sweep.metric])] for row in rows]
