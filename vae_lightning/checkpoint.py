@@ -226,3 +226,9 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> "BaseVAE
 def misfit(message: str) -> str:
     """The first of the reasons that torch gives for not taking weights."""
     return next((line.strip() for line in message.splitlines()[1:]), "").rstrip(".")
+
+
+def is_inside_epoch(checkpoint: dict[str, Any]) -> bool:
+    """Whether a training that goes on from a checkpoint has batches of its epoch before it."""
+    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    return not progress["is_last_batch"]

@@ -5,7 +5,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from vae_lightning.checkpoint import portable
+from vae_lightning.checkpoint import is_inside_epoch, portable
 from vae_lightning.data import ImageData
 from vae_lightning.errors import UserError
 from vae_lightning.layers import LINKED
@@ -113,7 +113,7 @@ def check_data(content: dict[str, Any], config: Namespace) -> None:
     asked = portable(config.data.init_args.as_dict())
     changed = {name for name, value in asked.items() if name in held and held[name] != value}
     fixed = changed - ImageData.CHANGEABLE
-    if content["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]:
+    if not is_inside_epoch(content):
         fixed -= {"batch_size"}  # between two epochs
     if fixed:
         name = min(fixed)

@@ -34,7 +34,7 @@ from torch.nn import Parameter
 from torch.optim import LBFGS, Adam, Optimizer
 
 from vae_lightning import randomness
-from vae_lightning.checkpoint import class_of
+from vae_lightning.checkpoint import class_of, is_inside_epoch
 from vae_lightning.distributed import gather, keep_whole, mean
 from vae_lightning.errors import NonFinite, UserError
 from vae_lightning.loggers import MetricsLog
@@ -300,8 +300,7 @@ class Training(pl.LightningModule):
     def _check_processes(self, checkpoint: dict[str, Any]) -> None:
         """Check that a training goes on inside an epoch with as many processes as it began it."""
         held = len(self._random_states) or self.trainer.world_size
-        inside = not checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]
-        if inside and held != self.trainer.world_size:
+        if is_inside_epoch(checkpoint) and held != self.trainer.world_size:
             raise UserError(
                 f"this training stopped inside an epoch, which it began with {held} processes: "
                 f"continue it with as many, not with {self.trainer.world_size}"

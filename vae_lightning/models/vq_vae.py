@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from vae_lightning.checkpoint import is_inside_epoch
 from vae_lightning.distributed import total
 from vae_lightning.functional import perplexity
 from vae_lightning.metrics.codebook import CodeCounts
@@ -126,9 +127,10 @@ class VQVAE(BaseVAE):
         checkpoint["training_counts"] = total(self.training_counts.counts)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with these counts; the first process holds those of all."""
+        """Go on with these counts, inside an epoch; the first process holds those of all."""
         super().on_load_checkpoint(checkpoint)
-        if self.global_rank == 0 and "training_counts" in checkpoint:
+        known = "training_counts" in checkpoint and is_inside_epoch(checkpoint)
+        if self.global_rank == 0 and known:
             self.training_counts.counts = checkpoint["training_counts"].to(self.device)
 
     def report_means(self, stage: str) -> None:
