@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning.pytorch as pl
-import torch
 import yaml
 from jsonargparse import Namespace
 from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment
@@ -28,7 +27,18 @@ from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
-from vae_lightning import callbacks, checkpoint, checks, report, resume, runs, slurm, trust, usage
+from vae_lightning import (
+    callbacks,
+    checkpoint,
+    checks,
+    cpu,
+    report,
+    resume,
+    runs,
+    slurm,
+    trust,
+    usage,
+)
 from vae_lightning.callbacks.best_checkpoint import BestCheckpoint
 from vae_lightning.callbacks.last_checkpoint import Interrupted, LastCheckpoint
 from vae_lightning.checkpoint_io import SafeCheckpointIO, check_room
@@ -476,7 +486,7 @@ class _Command(LightningCLI):
 
     def fit(self, **kwargs: Any) -> None:
         """Train; where that ends early, say what there is and what to type next."""
-        _spare_the_cpu()
+        cpu.spare()
         try:
             with self._folder_held(), self._resuming(kwargs.get("ckpt_path")):
                 self.trainer.fit(**kwargs)
@@ -696,16 +706,6 @@ def _is_first_process() -> bool:
     # node its own launcher begins with a process that has none of them.
     node = os.environ.get("NODE_RANK", "0")
     return getattr(rank_zero_only, "rank", 0) == 0 and node == "0"
-
-
-def _spare_the_cpu() -> None:
-    """Save what costs time on a CPU and brings nothing."""
-    # The moving averages of Adam run out into numbers below 1e-38, which take a hundred times as
-    # long to multiply, for every pixel that is hardly ever on.
-    torch.set_flush_denormal(True)
-    if not torch.cuda.is_available():
-        # Every step of an optimiser asks for a GPU; with this nobody looks for its driver again.
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def _short(path: str | Path) -> str:
