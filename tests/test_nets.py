@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from vae_lightning.nets import (
     ConvDecoder,
@@ -13,6 +14,7 @@ from vae_lightning.nets import (
     ResidualDecoder,
     ResidualEncoder,
 )
+from vae_lightning.nets.layers import FromMap, ToMap, UpConv, channels_last
 
 SHAPES = [(1, 28, 28), (3, 32, 32), (3, 64, 64), (1, 27, 30), (2, 1, 5), (1, 33, 17)]
 PAIRS = [(ConvEncoder, ConvDecoder), (MLPEncoder, MLPDecoder), (ResidualEncoder, ResidualDecoder)]
@@ -170,3 +172,117 @@ def test_a_decoder_without_a_start_says_so():
         OtherDecoder().start_at(torch.zeros(1, 8, 8))
     assert "leave out start_at_mean" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def up_conv(in_channels, out_channels):
+    """`UpConv` and torch's layer with the same parameters, in float64."""
+    ours = UpConv(in_channels, out_channels).double()
+    theirs = nn.ConvTranspose2d(in_channels, out_channels, 4, 2, 1).double()
+    theirs.load_state_dict(ours.state_dict())
+    return ours, theirs
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size", [(1, 1), (3, 4), (7, 2)])
+@pytest.mark.parametrize("out_channels", [1, 2, 3, 4, 5])
+def test_up_conv_is_torchs_transposed_convolution(out_channels, size, order):
+    ours, theirs = up_conv(5, out_channels)
+    x = torch.randn(2, 5, *size).double().to(memory_format=order).requires_grad_()
+    gradient = torch.randn(2, out_channels, 2 * size[0], 2 * size[1]).double()
+    torch.testing.assert_close(ours(x), theirs(x))
+    found = torch.autograd.grad(ours(x), [x, *ours.parameters()], gradient)
+    torch.testing.assert_close(
+        found, torch.autograd.grad(theirs(x), [x, *theirs.parameters()], gradient)
+    )
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")  # torch's own
+@pytest.mark.parametrize("out_channels", [1, 3])
+def test_derivatives_of_up_conv(out_channels):
+    """Of all kinds: both modes, of batches, second ones; of some arguments only."""
+    layer, _ = up_conv(2, out_channels)
+
+    def function(x, weight, bias):
+        parameters = {"weight": weight, "bias": bias}
+        return torch.func.functional_call(layer, parameters, (x,))
+
+    parameters = [p.detach().clone().requires_grad_() for p in layer.parameters()]
+    given = (torch.randn(2, 2, 3, 2).double().requires_grad_(), *parameters)
+    assert torch.autograd.gradcheck(function, given, check_forward_ad=True, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(function, given)
+    layer.requires_grad_(False)
+    layer(given[0]).sum().backward()
+    assert given[0].grad.abs().min() > 0
+    assert layer.weight.grad is None
+
+
+def test_up_conv_takes_part_in_autocast():
+    layer = UpConv(5, 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = layer(torch.randn(2, 5, 3, 3))
+    assert output.dtype == torch.bfloat16
+    output.float().sum().backward()
+    assert layer.weight.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_linear_layers_of_maps_are_torchs(order):
+    shape = (3, 4, 5)
+    from_map, to_map = FromMap(shape, 7).double(), ToMap(7, shape).double()
+    x = torch.randn(2, *shape).double().to(memory_format=order).requires_grad_()
+    z = torch.randn(2, 7).double().requires_grad_()
+    plain = nn.functional.linear
+    for output, expected, layer, given in (
+        (from_map(x), plain(x.flatten(1), from_map.weight, from_map.bias), from_map, x),
+        (to_map(z), plain(z, to_map.weight, to_map.bias).view(2, *shape), to_map, z),
+    ):
+        torch.testing.assert_close(output, expected)
+        gradient = torch.randn(output.shape).double()
+        torch.testing.assert_close(
+            torch.autograd.grad(output, [given, *layer.parameters()], gradient),
+            torch.autograd.grad(expected, [given, *layer.parameters()], gradient),
+        )
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_channels_last_keeps_the_images(channels):
+    x = torch.rand(2, channels, 4, 5, requires_grad=True)
+    y = channels_last(x)
+    torch.testing.assert_close(y, x)
+    assert y.stride() == (20 * channels, 1, 5 * channels, channels)
+    y.sum().backward()
+    assert x.grad.equal(torch.ones_like(x))
+
+
+class Copies(TorchDispatchMode):
+    """Sizes of what is copied, or put into another order."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if function.overloadpacket in (torch.ops.aten.clone, torch.ops.aten.copy_):
+            self.sizes.append(tuple(result.shape))
+        return result
+
+
+@pytest.mark.parametrize("size", [28, 27])
+@pytest.mark.parametrize(
+    ("encoder", "decoder"), [(ConvEncoder, ConvDecoder), (ResidualEncoder, ResidualDecoder)]
+)
+def test_a_step_copies_no_map(encoder, decoder, size):
+    """They stay in the order in memory that convolutions are fastest in, there and back."""
+    encoder, decoder = encoder((1, size, size), 20), decoder((1, size, size), 20)
+    layers = [m for m in [*encoder.modules(), *decoder.modules()] if isinstance(m, nn.Conv2d)]
+    orders = []
+    for layer in layers:
+        layer.register_forward_hook(lambda _layer, _x, y: orders.append(y.stride(1)))
+    with Copies() as copies:
+        decoder(encoder(torch.rand(128, 1, size, size))).square().sum().backward()
+    assert orders == [1] * len(layers)
+    largest_weights = max(math.prod(p.shape) for p in encoder.parameters())
+    image = 128 * 30 * 30
+    sizes = [s for s in copies.sizes if math.prod(s) > max(largest_weights, image)]
+    assert not sizes

@@ -172,7 +172,7 @@ class DecoderWithBatchNorm(ConvDecoder):
     def __init__(self, *args) -> None:
         super().__init__(*args)
         self.norm = nn.BatchNorm2d(self.layers[0].in_channels)
-        self.unflatten = nn.Sequential(self.unflatten, self.norm)
+        self.head = nn.Sequential(self.head, self.norm)
 
 
 def test_verbs_leave_no_trace(batch):

@@ -1,6 +1,5 @@
 """The convolutional pair of the lesson: stride-2 convolutions and a linear layer, mirrored."""
 
-import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from vae_lightning.nets.base import (
     halved_sizes,
     positive,
 )
+from vae_lightning.nets.layers import FromMap, ToMap, UpConv, channels_last
 
 
 class ConvEncoder(Encoder):
@@ -44,14 +44,15 @@ class ConvEncoder(Encoder):
         for before, after in zip(
             [in_channels + condition_features, *channels], channels, strict=False
         ):
-            layers += [nn.Conv2d(before, after, kernel_size=3, stride=2, padding=1), nn.ReLU()]
+            convolution = nn.Conv2d(before, after, kernel_size=3, stride=2, padding=1)
+            layers += [convolution, nn.ReLU(inplace=True)]
+        self.layers = nn.Sequential(*layers)
         smallest = halved_sizes(height, width, len(channels))[-1]
-        self.layers = nn.Sequential(*layers, nn.Flatten())
-        self.head = nn.Linear(channels[-1] * math.prod(smallest), features)
+        self.head = FromMap((channels[-1], *smallest), features)
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """See `Encoder.forward`; returns (B, features)."""
-        return self.head(self.layers(concatenate(x, condition)))
+        return self.head(self.layers(channels_last(concatenate(x, condition))))
 
 
 class ConvDecoder(Decoder):
@@ -81,19 +82,18 @@ class ConvDecoder(Decoder):
         positive(self, image_shape=image_shape, features=features, channels=channels)
         out_channels, height, width = image_shape
         *self.sizes, smallest = halved_sizes(height, width, len(channels))
-        self.head = nn.Linear(features + condition_features, channels[0] * math.prod(smallest))
-        self.unflatten = nn.Unflatten(1, (channels[0], *smallest))
+        self.head = ToMap(features + condition_features, (channels[0], *smallest))
         self.layers = nn.ModuleList(
-            nn.ConvTranspose2d(before, after, kernel_size=4, stride=2, padding=1)
+            UpConv(before, after)
             for before, after in zip(channels, [*channels[1:], out_channels], strict=True)
         )
 
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         """See `Decoder.forward`."""
-        x = self.unflatten(self.head(concatenate(z, condition)))
-        for i, layer in enumerate(self.layers):
-            if i:
-                x = x.relu()
-            height, width = self.sizes[-1 - i]
-            x = layer(x)[:, :, :height, :width]
+        x = self.head(concatenate(z, condition))
+        for layer, (height, width) in zip(self.layers, reversed(self.sizes), strict=True):
+            x = layer(x)
+            if layer is not self.layers[-1]:
+                x = x.relu_()  # before the cut: in place on a part of a tensor, autograd copies it
+            x = x[:, :, :height, :width]
         return x

@@ -8,6 +8,7 @@ References:
 from torch import Tensor, nn
 
 from vae_lightning.nets.base import Decoder, Encoder, ImageShape, concatenate, positive
+from vae_lightning.nets.layers import UpConv, channels_last
 
 
 class ResidualBlock(nn.Module):
@@ -23,7 +24,7 @@ class ResidualBlock(nn.Module):
         self.layers = nn.Sequential(
             nn.ReLU(),
             nn.Conv2d(channels, hidden, kernel_size=3, padding=1),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(hidden, channels, kernel_size=1),
         )
 
@@ -62,11 +63,12 @@ class ResidualEncoder(Encoder):
         channels = image_shape[0] + condition_features
         layers: list[nn.Module] = []
         for _ in range(downsamplings):
-            layers += [nn.Conv2d(channels, hidden, kernel_size=4, stride=2, padding=1), nn.ReLU()]
+            convolution = nn.Conv2d(channels, hidden, kernel_size=4, stride=2, padding=1)
+            layers += [convolution, nn.ReLU(inplace=True)]
             channels = hidden
         layers += [nn.Conv2d(hidden, hidden, kernel_size=3, padding=1)]
         layers += [ResidualBlock(hidden, hidden // 2) for _ in range(blocks)]
-        layers += [nn.ReLU(), nn.Conv2d(hidden, features, kernel_size=1)]
+        layers += [nn.ReLU(inplace=True), nn.Conv2d(hidden, features, kernel_size=1)]
         self.layers = nn.Sequential(*layers)
         self.multiple = 2**downsamplings
 
@@ -75,7 +77,7 @@ class ResidualEncoder(Encoder):
         # A kernel of 4 halves even sizes only, so other images are filled up with zeros.
         height, width = x.shape[2:]
         x = nn.functional.pad(x, (0, -width % self.multiple, 0, -height % self.multiple))
-        return self.layers(concatenate(x, condition))
+        return self.layers(channels_last(concatenate(x, condition)))
 
 
 class ResidualDecoder(Decoder):
@@ -113,15 +115,12 @@ class ResidualDecoder(Decoder):
         layers += [ResidualBlock(hidden, hidden // 2) for _ in range(blocks)]
         for i in range(downsamplings):
             after = out_channels if i == downsamplings - 1 else hidden
-            layers += [
-                nn.ReLU(),
-                nn.ConvTranspose2d(hidden, after, kernel_size=4, stride=2, padding=1),
-            ]
+            layers += [nn.ReLU(inplace=True), UpConv(hidden, after)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         """See `Decoder.forward`."""
-        x = self.layers(concatenate(z, condition))
+        x = self.layers(channels_last(concatenate(z, condition)))
         rows, columns = x.shape[2] - self.height, x.shape[3] - self.width
         if not (0 <= rows < self.multiple and 0 <= columns < self.multiple):
             raise ValueError(
