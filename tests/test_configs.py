@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from vae_lightning.__main__ import main
-from vae_lightning.layers import config_folder
+from vae_lightning.shipped import config_folder
 
 CONFIGS = sorted(config_folder().glob("*.yaml"))
 # The bundled digits stand in for data that may not be at hand.

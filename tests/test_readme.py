@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from vae_lightning import cli, layers
+from vae_lightning import cli, layers, shipped
 from vae_lightning.callbacks import FIGURES
 from vae_lightning.metrics import MEASURES
 from vae_lightning.randomness import Noise
@@ -50,7 +50,7 @@ def test_options_of_every_command_are_valid(options):
 
 
 def test_every_configuration_and_figure_is_in_the_tables():
-    for path in layers.config_folder().glob("*.yaml"):
+    for path in shipped.config_folder().glob("*.yaml"):
         assert f"`{path.stem}`" in README or path.stem == layers.DEFAULT_CONFIG
     for name in FIGURES:
         assert f"`figures.{name}`" in README

@@ -43,7 +43,7 @@ from vae_lightning.callbacks.best_checkpoint import BestCheckpoint
 from vae_lightning.callbacks.last_checkpoint import Interrupted, LastCheckpoint
 from vae_lightning.checkpoint_io import SafeCheckpointIO, check_room
 from vae_lightning.data import ImageData
-from vae_lightning.errors import NonFinite, UserError
+from vae_lightning.errors import NonFinite, UserError, fail
 from vae_lightning.files import replace
 from vae_lightning.layers import LINKED, flags, named_by_user, of_checkpoint, with_layers
 from vae_lightning.loggers import MetricsLog
@@ -68,20 +68,15 @@ def run(args: Sequence[str]) -> None:
     except _WrongOptions as error:
         if os.environ.get(TRACEBACK):
             raise
-        _fail(str(error), 2)
+        fail(str(error), 2)
     except Exception as error:
         if os.environ.get(TRACEBACK):
             raise
-        _fail(usage.sentence(error, TRACEBACK), 1)
+        fail(usage.sentence(error, TRACEBACK), 1)
 
 
 class _WrongOptions(Exception):
     """Options that cannot be parsed."""
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    print(f"vae: error: {message}", file=sys.stderr)
-    raise SystemExit(code)
 
 
 class _Parser(LightningArgumentParser):

@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 
 class UserError(ValueError):
@@ -45,3 +47,13 @@ def writing(path: str | Path) -> Iterator[None]:
             f"{path} could not be written ({os.strerror(error.errno or 0)}): make room, or write "
             "access, then continue from the last checkpoint of the run"
         ) from error
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """End the process with one sentence.
+
+    Raises:
+        SystemExit: With the code.
+    """
+    print(f"vae: error: {message}", file=sys.stderr)
+    raise SystemExit(code)

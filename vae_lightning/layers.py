@@ -13,32 +13,16 @@ from typing import Any
 import lightning.pytorch as pl
 import yaml
 
-from vae_lightning import checkpoint, runs, trust, usage
+from vae_lightning import checkpoint, runs, trust
 from vae_lightning.errors import UserError
 from vae_lightning.models import BaseVAE
-from vae_lightning.shipped import config_folder
+from vae_lightning.shipped import shipped_file
 
 DEFAULT_CONFIG = "digits"
 """What ``vae fit`` trains where neither options nor a checkpoint say otherwise."""
 
 LINKED = {"image_shape", "num_classes"}
 """Arguments of every model that are taken from the data."""
-
-
-def config_path(name: str) -> Path:
-    """The file that ``--config`` names: a path, or one of the configurations shipped.
-
-    Raises:
-        UserError: If there is neither.
-    """
-    path = Path(name)
-    if path.is_file():
-        return path
-    shipped = {path.stem: path for path in config_folder().glob("*.yaml")}
-    if name.removesuffix(".yaml") in shipped:
-        return shipped[name.removesuffix(".yaml")]
-    hint = usage.nearest(name, shipped) or f"; shipped are {', '.join(sorted(shipped))}"
-    raise UserError(f"no configuration file '{name}', nor one shipped under that name{hint}")
 
 
 def with_layers(args: list[str]) -> list[str]:
@@ -69,7 +53,7 @@ def with_layers(args: list[str]) -> list[str]:
         if not equals:
             value = options[i + 1] if i + 1 < len(options) else ""
         if flag in ("--config", "-c") and value and not value.lstrip().startswith("{"):
-            configs.append(config_path(value))
+            configs.append(shipped_file(value))
             options[i if equals else i + 1] = (
                 f"{flag}={configs[-1]}" if equals else str(configs[-1])
             )
@@ -84,7 +68,7 @@ def with_layers(args: list[str]) -> list[str]:
     if ckpt_path:
         layers += _checkpoint_layers(command, ckpt_path, options, named_by_user(args))
     elif command == "fit":
-        layers.append(_read_yaml(config_path(DEFAULT_CONFIG)))
+        layers.append(_read_yaml(shipped_file(DEFAULT_CONFIG)))
     elif not any(option == "-h" or flag.endswith("help") for option, flag in flags(options)):
         if typo := next((flag for _, flag in flags(options) if flag.startswith("--ck")), None):
             if typo == "--ckpt_path":
@@ -115,7 +99,7 @@ def named_by_user(args: Sequence[str]) -> set[str]:
         if not flag.startswith("-") or flag == "--ckpt_path" or value.startswith("-"):
             continue
         if flag in ("--config", "-c") and value and not value.lstrip().startswith("{"):
-            content = {**_read_yaml(config_path(value)), "ckpt_path": None}
+            content = {**_read_yaml(shipped_file(value)), "ckpt_path": None}
             value = json.dumps(content, default=str)
         values.append(value)
     return trust.names_in(values)

@@ -6,7 +6,6 @@ and each combination becomes the ``vae fit`` that ``wandb agent`` would start, o
 
 import argparse
 import csv
-import difflib
 import io
 import itertools
 import json
@@ -28,9 +27,9 @@ from typing import Any, NoReturn
 import yaml
 
 from vae_lightning import slurm
-from vae_lightning.errors import UserError
+from vae_lightning.errors import UserError, fail
 from vae_lightning.files import replace
-from vae_lightning.shipped import config_folder
+from vae_lightning.shipped import shipped_file
 from vae_lightning.signals import REQUEUE
 
 _RESULT = "result.json"
@@ -295,23 +294,6 @@ def plan(
     return planned
 
 
-def find(name: str) -> Path:
-    """The file that is named: a path, or one of the sweeps shipped.
-
-    Raises:
-        UserError: If there is neither.
-    """
-    if Path(name).is_file():
-        return Path(name)
-    shipped = {path.stem: path for path in (config_folder() / "sweep").glob("*.yaml")}
-    stem = name.removesuffix(".yaml")
-    if stem in shipped:
-        return shipped[stem]
-    near = difflib.get_close_matches(stem, shipped, n=1)
-    hint = f"did you mean '{near[0]}'?" if near else f"shipped are {', '.join(sorted(shipped))}"
-    raise UserError(f"no sweep file '{name}', nor one shipped under that name; {hint}")
-
-
 def run(args: Sequence[str]) -> None:
     """Run ``vae sweep`` with its arguments.
 
@@ -323,21 +305,16 @@ def run(args: Sequence[str]) -> None:
     try:
         _run(options, extra)
     except UserError as error:
-        _fail(str(error), 1)
+        fail(str(error), 1)
     except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on with what is not finished", 130)
+        fail("interrupted; the same command goes on with what is not finished", 130)
 
 
 class _Parser(argparse.ArgumentParser):
     """A parser whose errors are one sentence."""
 
     def error(self, message: str) -> NoReturn:
-        _fail(f"{message}; see vae sweep --help", 2)
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    print(f"vae: error: {message}", file=sys.stderr)
-    raise SystemExit(code)
+        fail(f"{message}; see vae sweep --help", 2)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -368,7 +345,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace, extra: Sequence[str]) -> None:
-    sweep = Sweep.read(find(options.file))
+    sweep = Sweep.read(shipped_file(options.file, "sweep", "sweep"))
     parent = Path(options.output_dir) / (options.name or sweep.name)
     combinations = plan(sweep, sweep.combinations(options.trials, options.seed), parent, extra)
     last = len(combinations) - 1

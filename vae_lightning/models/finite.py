@@ -1,6 +1,5 @@
 """Losses that become NaN or infinite: found, and either the end of a training or left out."""
 
-import math
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -14,16 +13,19 @@ MOST_IN_A_ROW = 50
 same for all of them."""
 
 
+_KEPT = 256
+"""Batches after which losses are looked at, even if nothing is logged or saved."""
+
+
 class FiniteWatch:
     """Finds the first batch whose loss is not finite.
 
     On a CPU it is found at once. A GPU would have to be waited for at every step, and of several
-    processes one cannot stop by itself: there, `find` is asked from time to time.
+    processes one cannot stop by itself: there, losses are kept until `find` looks at all of them.
     """
 
     def __init__(self) -> None:
-        self._first: Tensor | None = None  # step, and the terms as bits; step -1: none so far
-        self._names: list[str] = []
+        self._kept: list[tuple[int, Tensor, dict[str, Tensor]]] = []  # step, loss, its terms
 
     def look(self, step: int, loss: Tensor, terms: Mapping[str, Tensor]) -> None:
         """Look at a batch.
@@ -36,34 +38,28 @@ class FiniteWatch:
         Raises:
             NonFinite: If it is not finite and that can be known at once.
         """
-        if loss.device.type == "cpu" and not several_processes():
-            if not math.isfinite(loss.item()):
-                wrong = [name for name, value in terms.items() if not value.isfinite().all()]
-                raise NonFinite("the loss", step, wrong)
-            return
-        self._names = list(terms)
-        wrong_terms = ~torch.stack([value.detach().sum() for value in terms.values()]).isfinite()
-        bits = (wrong_terms.long() << torch.arange(len(terms), device=loss.device)).sum()
-        now = torch.stack([torch.full_like(bits, step), bits])
-        if self._first is None:
-            self._first = torch.full_like(now, -1)
-        is_first = (self._first[0] < 0) & ~loss.detach().isfinite()
-        self._first = torch.where(is_first, now, self._first)
+        self._kept.append((step, loss.detach(), {k: v.detach() for k, v in terms.items()}))
+        at_once = loss.device.type == "cpu" and not several_processes()
+        if at_once or len(self._kept) == _KEPT:
+            self.find()
 
     def find(self) -> None:
-        """Look back at all batches so far, together with the other processes.
+        """Look at all batches since the last time, together with the other processes.
 
         Raises:
             NonFinite: If the loss of one was not finite in any process; in all of them.
         """
-        if self._first is None:
+        kept, self._kept = self._kept, []
+        if not kept:
             return
-        found = [row for row in gather(self._first.tolist()) if row[0] >= 0]
+        finite = torch.stack([loss for _, loss, _ in kept]).isfinite().tolist()
+        mine = None
+        if not all(finite):
+            step, _, terms = kept[finite.index(False)]
+            mine = step, [name for name, value in terms.items() if not value.isfinite().all()]
+        found = [first for first in gather(mine) if first is not None]
         if found:
-            step, bits = min(found)
-            raise NonFinite(
-                "the loss", step, [n for i, n in enumerate(self._names) if bits >> i & 1]
-            )
+            raise NonFinite("the loss", *min(found))
 
 
 class Undo:
