@@ -28,9 +28,9 @@ from folder import make
 
 HERE = Path(__file__).parent
 IMAGES = {
-    "conv": 12_800,
-    "mlp-20": 10_000,
-    "mlp-100": 50_000,
+    "conv": 55_000,
+    "mlp-20": 55_000,
+    "mlp-100": 55_000,
     "vq": 2_560,
     "likelihood": 256,
     "likelihood-mlp": 500,
