@@ -1,6 +1,6 @@
 import torch
 
-from vae_lightning.randomness import Noise, derive_seed, generator, uniform
+from vae_lightning.randomness import Noise, NoiseAhead, derive_seed, generator, uniform
 
 
 def test_numbers_never_change():
@@ -64,3 +64,17 @@ def test_global_generator_is_left_alone():
     torch.rand(3, generator=generator(1, "a"))
     Noise(torch.arange(3), 1).normal(2)
     torch.testing.assert_close(torch.get_rng_state(), before)
+
+
+def test_noise_ahead_is_that_of_each_batch():
+    """Bit for bit, whatever is drawn, in whatever order; the last batch is smaller."""
+    index = torch.randperm(50)[:22]
+    keys = [(5, "train", step) for step in (7, 8, 9)]
+    ahead = NoiseAhead(index, 8, keys)
+    for i, part in ((1, index[8:16]), (0, index[:8]), (2, index[16:])):
+        found, expected = ahead.part(i), Noise(part, *keys[i])
+        for draw in ("normal", "uniform", "normal"):
+            assert getattr(found, draw)(6).equal(getattr(expected, draw)(6))
+        assert found.normal(2, first=3).equal(expected.normal(2, first=3))
+        assert found.normal(2, first=5).equal(expected.normal(2, first=5))
+        assert found.index.equal(part)

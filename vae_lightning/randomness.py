@@ -14,6 +14,8 @@ References:
 
 import hashlib
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,13 +44,13 @@ def derive_seed(*keys: int | str) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def uniform(index: Tensor, size: int, seed: int, first: int = 0) -> Tensor:
+def uniform(index: Tensor, size: int, seed: int | Tensor, first: int = 0) -> Tensor:
     """Uniform numbers in the open interval (0, 1), a function of each image's index.
 
     Args:
         index: One integer per image, (B,).
         size: Numbers per image.
-        seed: A seed, see `derive_seed`.
+        seed: A seed, see `derive_seed`, or one for each image, (B,).
         first: Numbers to skip: those from ``first`` on of a longer row.
 
     Returns:
@@ -82,8 +84,60 @@ class Noise:
 
     def normal(self, size: int, first: int = 0) -> Tensor:
         """Standard normal numbers, (B, size), of which ``first`` are skipped before."""
-        # The inverse of the normal distribution function, at half the cost of special.ndtri.
-        return self.uniform(size, first).mul_(2).sub_(1).erfinv_().mul_(math.sqrt(2))
+        return _normal(self.uniform(size, first))
+
+
+def _normal(uniform: Tensor) -> Tensor:
+    # The inverse of the normal distribution function, at half the cost of special.ndtri.
+    return uniform.mul_(2).sub_(1).erfinv_().mul_(math.sqrt(2))
+
+
+class NoiseAhead:
+    """Streams of several batches; what one of them draws is computed for all of them at once.
+
+    The numbers are those of a `Noise` for each batch. It takes some thirty operations to draw
+    them, on few numbers, which costs a small network a tenth of its time.
+
+    Args:
+        index: One integer per image of all batches, (N,).
+        size: Images of a batch; the last one may have fewer.
+        keys: What else the noise of each batch depends on.
+    """
+
+    def __init__(self, index: Tensor, size: int, keys: Sequence[tuple[int | str, ...]]) -> None:
+        self.index, self.size, self.keys = index, size, keys
+        self._drawn: dict[tuple[Any, ...], tuple[Tensor, ...]] = {}
+
+    def part(self, i: int) -> Noise:
+        """The stream of batch ``i``, to be drawn from once."""
+        return _Part(self, i)
+
+    def draw(self, i: int, draw: int, normal: bool, size: int, first: int) -> Tensor:
+        """The numbers of one draw of batch ``i``, (B, size)."""
+        what = draw, normal, size, first
+        if what not in self._drawn:
+            seeds = torch.tensor([derive_seed(*keys, draw) for keys in self.keys])
+            of_image = seeds.repeat_interleave(self.size)[: len(self.index)]
+            numbers = uniform(self.index, size, of_image.to(self.index.device), first)
+            self._drawn[what] = (_normal(numbers) if normal else numbers).split(self.size)
+        return self._drawn[what][i]
+
+
+class _Part(Noise):
+    """One of the streams of a `NoiseAhead`."""
+
+    def __init__(self, ahead: NoiseAhead, i: int) -> None:
+        first = i * ahead.size
+        super().__init__(ahead.index[first : first + ahead.size], *ahead.keys[i])
+        self.ahead, self.i = ahead, i
+
+    def uniform(self, size: int, first: int = 0) -> Tensor:
+        self.draws += 1
+        return self.ahead.draw(self.i, self.draws, False, size, first)
+
+    def normal(self, size: int, first: int = 0) -> Tensor:
+        self.draws += 1
+        return self.ahead.draw(self.i, self.draws, True, size, first)
 
 
 def generator(*keys: int | str) -> torch.Generator:

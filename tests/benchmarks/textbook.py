@@ -130,14 +130,15 @@ class VQVAE(nn.Module):
 
 
 class PillowImages(Dataset):
-    """What torchvision's MNIST is: an array, of which each item becomes a Pillow image."""
+    """What torchvision's MNIST is: arrays; an item becomes a Pillow image and a number."""
 
     def __init__(self, x: Tensor) -> None:
-        self.x = x[:, 0]
+        self.x, self.y = x[:, 0], torch.zeros(len(x), dtype=torch.int64)
         self.transform = ToTensor()
 
     def __len__(self) -> int:
         return len(self.x)
 
     def __getitem__(self, i: int) -> tuple[Tensor, int]:
-        return self.transform(Image.fromarray(self.x[i].numpy())), 0
+        image = Image.fromarray(self.x[i].numpy())
+        return self.transform(image), int(self.y[i])

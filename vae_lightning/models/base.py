@@ -438,8 +438,7 @@ class BaseVAE(Training, ABC):
     def per_image(self, batch: Any, stage: str, step: int, seed: int) -> dict[str, Tensor]:
         """The objective and its terms by name, one value per image, each (B,)."""
         batch = self.indexed(batch, step)
-        # In evaluation an image's noise must not depend on the batch it happens to be in.
-        noise = Noise(batch.indices, seed, stage, step if stage == "train" else 0)
+        noise = self.noise(batch.indices, stage, step, seed)
         terms = self.terms(batch.x, self.one_hot(batch), noise)
         named = terms.named()
         self._units = {name: terms.unit(name) for name in named}

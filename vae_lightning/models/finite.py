@@ -1,5 +1,6 @@
 """Losses that become NaN or infinite: found, and either the end of a training or left out."""
 
+import math
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -38,8 +39,10 @@ class FiniteWatch:
         Raises:
             NonFinite: If it is not finite and that can be known at once.
         """
-        self._kept.append((step, loss.detach(), {k: v.detach() for k, v in terms.items()}))
         at_once = loss.device.type == "cpu" and not several_processes()
+        if at_once and math.isfinite(loss.item()):
+            return
+        self._kept.append((step, loss.detach(), {k: v.detach() for k, v in terms.items()}))
         if at_once or len(self._kept) == _KEPT:
             self.find()
 

@@ -39,6 +39,7 @@ from vae_lightning.distributed import gather, keep_whole, mean
 from vae_lightning.errors import NonFinite, UserError
 from vae_lightning.loggers import MetricsLog
 from vae_lightning.models.finite import MOST_IN_A_ROW, FiniteWatch, Undo
+from vae_lightning.randomness import Noise
 
 _PIXELS_PER_CALL = 2048 * 28 * 28
 """Where `updates_per_call` is chosen: as many batches as have so many decoded pixels."""
@@ -98,6 +99,7 @@ class Training(pl.LightningModule):
         self._watch, self._undo = FiniteWatch(), Undo(self)
         self._random_states: list[list[Tensor]] = []
         self._log_rows = 0
+        self._noise_ahead: dict[int, Noise] = {}
 
     @abstractmethod
     def per_image(self, batch: Any, stage: str, step: int, seed: int) -> dict[str, Tensor]:
@@ -115,6 +117,7 @@ class Training(pl.LightningModule):
                 self.step = 0  # a checkpoint that is resumed is read later
             self._optimizer_steps = self._batch = None
             self.began = False
+            self._noise_ahead = {}
             self._watch, self._undo = FiniteWatch(), Undo(self)
             self.written_step = -1
             self._set_updates(self._choose_updates())
@@ -169,6 +172,15 @@ class Training(pl.LightningModule):
         loop.manual_optimization.optim_step_progress.total.completed = steps
         loop.automatic_optimization.optim_progress.optimizer.step.total.completed = steps
 
+    def noise(self, indices: Tensor, stage: str, step: int, seed: int) -> Noise:
+        """The noise of a batch with these images, (B,).
+
+        In evaluation it must not depend on the batch that an image happens to be in.
+        """
+        if stage != "train":
+            return Noise(indices, seed, stage, 0)
+        return self._noise_ahead.pop(step, None) or Noise(indices, seed, stage, step)
+
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
         """Train on a batch, or on several that come as one."""
         if self.automatic_optimization:
@@ -178,7 +190,12 @@ class Training(pl.LightningModule):
             self._batch = this
             return self._loss(batch)
         optimizer = cast(LightningOptimizer, self.optimizers())
-        parts = list(batch.split(self.trainer.datamodule.batch_size))  # type: ignore[attr-defined]
+        size = self.trainer.datamodule.batch_size  # type: ignore[attr-defined]
+        parts = list(batch.split(size))
+        steps = range(self.step, self.step + len(parts))
+        keys = [(self.noise_seed, "train", step) for step in steps]
+        ahead = randomness.NoiseAhead(batch.indices, size, keys)
+        self._noise_ahead = {step: ahead.part(i) for i, step in enumerate(steps)}
         for part in parts:
             loss = self._loss(part)
             # As in Lightning's own loop, where autocast ends with the forward pass.
