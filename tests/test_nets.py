@@ -216,6 +216,18 @@ def test_derivatives_of_up_conv(out_channels):
     assert layer.weight.grad is None
 
 
+@pytest.mark.parametrize(("encoder", "decoder"), PAIRS)
+def test_networks_are_compiled_whole(encoder, decoder):
+    """Not in pieces with Python between them."""
+    x, z = torch.rand(2, 1, 8, 8), torch.rand(2, 4)
+    if decoder is ResidualDecoder:
+        z = torch.rand(2, 4, 2, 2)
+    for net, given in ((encoder((1, 8, 8), 4), x), (decoder((1, 8, 8), 4), z)):
+        explained = torch._dynamo.explain(net)(given)
+        assert explained.graph_break_count == 0
+        assert explained.graph_count == 1
+
+
 def test_up_conv_takes_part_in_autocast():
     layer = UpConv(5, 1)
     with torch.autocast("cpu", torch.bfloat16):
@@ -275,10 +287,11 @@ class Copies(TorchDispatchMode):
 def test_a_step_copies_no_map(encoder, decoder, size):
     """They stay in the order in memory that convolutions are fastest in, there and back."""
     encoder, decoder = encoder((1, size, size), 20), decoder((1, size, size), 20)
-    layers = [m for m in [*encoder.modules(), *decoder.modules()] if isinstance(m, nn.Conv2d)]
+    layers = [m for net in (encoder, decoder) for m in net.modules()]
+    layers = [layer for layer in layers if isinstance(layer, nn.Conv2d | UpConv)]
     orders = []
     for layer in layers:
-        layer.register_forward_hook(lambda _layer, _x, y: orders.append(y.stride(1)))
+        layer.register_forward_pre_hook(lambda _layer, given: orders.append(given[0].stride(1)))
     with Copies() as copies:
         decoder(encoder(torch.rand(128, 1, size, size))).square().sum().backward()
     assert orders == [1] * len(layers)

@@ -78,3 +78,12 @@ def test_noise_ahead_is_that_of_each_batch():
         assert found.normal(2, first=3).equal(expected.normal(2, first=3))
         assert found.normal(2, first=5).equal(expected.normal(2, first=5))
         assert found.index.equal(part)
+
+
+def test_noise_ahead_may_be_changed_in_place():
+    ahead = NoiseAhead(torch.arange(6), 3, [(1, 0), (1, 1)])
+    sigma = torch.tensor(2.0, requires_grad=True)
+    for i in range(2):
+        z = ahead.part(i).normal(2).mul_(sigma)
+        z.sum().backward()
+        assert z.equal(2 * Noise(torch.arange(6)[3 * i : 3 * i + 3], 1, i).normal(2))

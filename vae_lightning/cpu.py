@@ -27,11 +27,11 @@ def spare() -> None:
 def keep_freed_memory() -> bool:
     """Keep what tensors leave behind, for the tensors of the next step.
 
-    glibc hands the memory of a tensor of some megabytes back to the system as soon as it is freed,
-    and asks for new memory for the next one, which the system clears page by page: thousands of
-    pages in every step, a third of the time of a small convolutional network. Kept memory is never
-    more than was in use at once. Whoever chose otherwise, with glibc's own environment variables
-    (``MALLOC_TRIM_THRESHOLD_``, ``GLIBC_TUNABLES``, ...), is left alone; so is another libc.
+    glibc hands large blocks back to the system when they are freed, and asks for new ones for the
+    next step, which the system clears page by page: thousands of pages in each, up to a third of
+    the time of a small convolutional network. What is kept is about what was in use at once.
+    Whoever chose otherwise, with glibc's own environment variables (``MALLOC_TRIM_THRESHOLD_``,
+    ``GLIBC_TUNABLES``, ...), is left alone; so is another libc.
 
     Returns:
         Whether memory is kept.

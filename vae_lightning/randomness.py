@@ -106,7 +106,7 @@ class NoiseAhead:
 
     def __init__(self, index: Tensor, size: int, keys: Sequence[tuple[int | str, ...]]) -> None:
         self.index, self.size, self.keys = index, size, keys
-        self._drawn: dict[tuple[Any, ...], tuple[Tensor, ...]] = {}
+        self._drawn: dict[tuple[Any, ...], Tensor] = {}
 
     def part(self, i: int) -> Noise:
         """The stream of batch ``i``, to be drawn from once."""
@@ -119,8 +119,9 @@ class NoiseAhead:
             seeds = torch.tensor([derive_seed(*keys, draw) for keys in self.keys])
             of_image = seeds.repeat_interleave(self.size)[: len(self.index)]
             numbers = uniform(self.index, size, of_image.to(self.index.device), first)
-            self._drawn[what] = (_normal(numbers) if normal else numbers).split(self.size)
-        return self._drawn[what][i]
+            self._drawn[what] = _normal(numbers) if normal else numbers
+        # Detached: autograd would carry what somebody does to them in place to the other batches.
+        return self._drawn[what][i * self.size : (i + 1) * self.size].detach()
 
 
 class _Part(Noise):

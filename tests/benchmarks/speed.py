@@ -39,7 +39,7 @@ IMAGES = {
 
 SIDES = {
     "plain": "the loop everybody writes: Pillow images, ToTensor, Adam",
-    "bare": "written by hand: images in memory, fused Adam, our networks",
+    "bare": "by hand: images and freed memory kept, fused Adam, our nets",
     "floor": "the same, networks compiled",
     "pythae": "pythae, the networks of the first",
     "vae": "vae fit, vae test",

@@ -121,6 +121,16 @@ def test_the_first_of_several_is_found_later(monkeypatch):
         watch.find()
 
 
+def test_losses_are_looked_at_even_if_nobody_asks(monkeypatch):
+    monkeypatch.setattr("vae_lightning.models.finite.several_processes", lambda: True)
+    monkeypatch.setattr("vae_lightning.models.finite._KEPT", 3)
+    watch, one = FiniteWatch(), torch.ones(2)
+    for step in range(5):
+        watch.look(step, torch.tensor(math.nan if step == 4 else 1.0), {"kl": one})
+    with pytest.raises(NonFinite, match="the loss is not finite at step 4"):
+        watch.look(5, torch.tensor(1.0), {"kl": one})
+
+
 def test_the_last_good_checkpoint_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     options = [

@@ -179,6 +179,48 @@ def test_resumes_in_the_middle_of_an_epoch(
     assert rest == rows(tmp_path / "whole")[-len(rest) :]
 
 
+class Counting(VQVAE):
+    """Keeps how many places it has counted when an epoch ends."""
+
+    def on_train_epoch_end(self) -> None:
+        self.counted = [*getattr(self, "counted", []), int(self.training_counts.counts.sum())]
+        super().on_train_epoch_end()
+
+
+@pytest.mark.parametrize("batch_idx", [2, 4])
+def test_codes_are_counted_once_whether_or_not_the_epoch_goes_on(seventy, tmp_path, batch_idx):
+    def model():
+        torch.manual_seed(3)
+        return Counting(image_shape=(1, 8, 8), code_dim=8, updates_per_call=1)
+
+    saver = SaveInside(tmp_path / "a.ckpt", 1, batch_idx)
+    train(model(), seventy(), tmp_path / "whole", callbacks=[saver])
+    resumed = model()
+    train(resumed, seventy(), tmp_path / "rest", ckpt_path=tmp_path / "a.ckpt")
+    of_epoch = 70 * 2 * 2
+    assert resumed.counted == ([of_epoch] if batch_idx == 4 else [of_epoch, of_epoch])
+
+
+class DroppingImages(VAE):
+    """Trains on every second image of a batch."""
+
+    def per_image(self, batch, *args):
+        x, indices = batch.x[::2], batch.indices[::2]
+        return super().per_image(batch._replace(x=x, y=None, indices=indices), *args)
+
+
+def test_models_that_drop_images_get_the_noise_of_those_they_keep(seventy, tmp_path):
+    def weights(updates):
+        torch.manual_seed(3)
+        model = DroppingImages(image_shape=(1, 8, 8), updates_per_call=updates)
+        train(model, seventy(), tmp_path / str(updates), max_epochs=1)
+        return model.state_dict()
+
+    one, several = weights(1), weights(3)
+    for name, value in one.items():
+        assert value.equal(several[name]), name
+
+
 def test_training_ends_at_max_steps(seventy, tmp_path):
     trainer = train(variant("BetaVAE", None), seventy(), tmp_path, max_epochs=-1, max_steps=7)
     assert trainer.updates == 1

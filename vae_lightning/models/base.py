@@ -438,7 +438,7 @@ class BaseVAE(Training, ABC):
     def per_image(self, batch: Any, stage: str, step: int, seed: int) -> dict[str, Tensor]:
         """The objective and its terms by name, one value per image, each (B,)."""
         batch = self.indexed(batch, step)
-        noise = self.noise(batch.indices, stage, step, seed)
+        noise = self.noise_of(batch.indices, stage, step, seed)
         terms = self.terms(batch.x, self.one_hot(batch), noise)
         named = terms.named()
         self._units = {name: terms.unit(name) for name in named}

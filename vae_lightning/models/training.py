@@ -172,14 +172,14 @@ class Training(pl.LightningModule):
         loop.manual_optimization.optim_step_progress.total.completed = steps
         loop.automatic_optimization.optim_progress.optimizer.step.total.completed = steps
 
-    def noise(self, indices: Tensor, stage: str, step: int, seed: int) -> Noise:
-        """The noise of a batch with these images, (B,).
-
-        In evaluation it must not depend on the batch that an image happens to be in.
-        """
-        if stage != "train":
+    def noise_of(self, indices: Tensor, stage: str, step: int, seed: int) -> Noise:
+        """The noise of a batch with these images, (B,)."""
+        if stage != "train":  # must not depend on the batch that an image happens to be in
             return Noise(indices, seed, stage, 0)
-        return self._noise_ahead.pop(step, None) or Noise(indices, seed, stage, step)
+        ahead = self._noise_ahead.pop(step, None)
+        if ahead is not None and seed == self.noise_seed and _same(ahead.index, indices):
+            return ahead
+        return Noise(indices, seed, stage, step)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
         """Train on a batch, or on several that come as one."""
@@ -348,6 +348,11 @@ class Training(pl.LightningModule):
                 progress[part] = {k: batches - (calls - v) for k, v in progress[part].items()}
         else:
             self._set_updates(held)
+
+
+def _same(x: Tensor, y: Tensor) -> bool:
+    """Whether two tensors are the same numbers in memory; a GPU need not be waited for."""
+    return x.data_ptr() == y.data_ptr() and x.shape == y.shape
 
 
 def _rows_written(loggers: Iterable[Logger], before: int) -> int:

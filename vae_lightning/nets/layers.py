@@ -1,7 +1,7 @@
-"""Layers in the order in memory that convolutions on a CPU are fastest in, channels innermost.
+"""Layers that keep maps in the order in memory that convolutions on a CPU are fastest in.
 
-Their numbers and their parameters are those of torch's layers; only the order in memory differs,
-and on other devices not even that.
+That is with the channels innermost. Parameters are those of torch's layers, and so are the numbers
+that come out, up to rounding.
 """
 
 import math
@@ -21,9 +21,8 @@ def channels_last(x: Tensor) -> Tensor:
         return x
     if x.shape[1] > 1:
         return x.contiguous(memory_format=torch.channels_last)
-    # Torch cannot tell the two orders of one channel apart, would change nothing, and the
-    # convolutions after it would go on in the other order.
-    return x.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format).permute(0, 3, 1, 2)
+    # Of one channel the two orders are the same in memory: only the strides say which is meant.
+    return x.squeeze(1).unsqueeze(3).permute(0, 3, 1, 2)
 
 
 def _is_channels_last(x: Tensor) -> bool:
@@ -73,20 +72,19 @@ class ToMap(nn.Linear):
         return x.permute(0, 3, 1, 2)
 
 
-class _SubPixel(torch.autograd.Function):
-    """A transposed convolution (kernel 4, stride 2, padding 1) that goes forward its own way.
+def _sub_pixel(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`UpConv` as a convolution with kernel 2 and four times as many output channels."""
+    # The pixel at 2i + r - 1 sees pixel i through row r of the kernel, and i - 1 through r + 2.
+    rows = weight.unflatten(3, (2, 2)).unflatten(2, (2, 2)).permute(1, 3, 5, 0, 2, 4)
+    four = F.conv2d(x, rows.flip(4, 5).flatten(0, 2), bias.repeat_interleave(4), padding=1)
+    return F.pixel_shuffle(four, 2)[:, :, 1:-1, 1:-1].clone(memory_format=torch.contiguous_format)
 
-    Back it goes as torch does, which is fast.
-    """
+
+class _SubPixel(torch.autograd.Function):
+    """`_sub_pixel`, and back as torch's own layer goes, which is fast."""
 
     generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        # The pixel at 2i + r - 1 sees pixel i through row r of the kernel, and i - 1 through r + 2.
-        rows = weight.unflatten(3, (2, 2)).unflatten(2, (2, 2)).permute(1, 3, 5, 0, 2, 4)
-        four = F.conv2d(x, rows.flip(4, 5).flatten(0, 2), bias.repeat_interleave(4), padding=1)
-        return F.pixel_shuffle(four, 2)[:, :, 1:-1, 1:-1].contiguous()
+    forward = staticmethod(_sub_pixel)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
@@ -131,4 +129,7 @@ class UpConv(nn.ConvTranspose2d):
         few = self.out_channels <= _FEW_CHANNELS and output_size is None
         if x.device.type != "cpu" or not few or torch.is_autocast_enabled("cpu"):
             return super().forward(x, output_size)
-        return _SubPixel.apply(x, self.weight, self.bias)
+        assert self.bias is not None
+        # torch.compile knows no functions that have a derivative in forward mode of their own.
+        way = _sub_pixel if torch.compiler.is_compiling() else _SubPixel.apply
+        return way(x, self.weight, self.bias)
