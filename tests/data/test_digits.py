@@ -1,7 +1,8 @@
+import lightning.pytorch as pl
 import pytest
 import torch
 
-from vae_lightning import Digits
+from vae_lightning import VAE, Digits
 from vae_lightning.data import strokes
 
 
@@ -56,6 +57,17 @@ def test_drawn_once(own_cache, monkeypatch):
     first = small().datasets["test"].images.x
     monkeypatch.setattr(strokes, "render", None)
     assert small().datasets["test"].images.x.equal(first)
+
+
+def test_a_stage_draws_what_it_needs(own_cache):
+    """So that the first training of all begins sooner."""
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = pl.Trainer(accelerator="cpu", max_epochs=1, enable_model_summary=False, **quiet)
+    data = Digits(train_size=60, val_size=10, test_size=20, batch_size=10)
+    trainer.fit(VAE(latent_dim=2), datamodule=data)
+    assert [path.name.split("-")[1] for path in own_cache.iterdir()] == ["train"]
+    trainer.test(VAE(latent_dim=2), datamodule=data, verbose=False)
+    assert {path.name.split("-")[1] for path in own_cache.iterdir()} == {"train", "test"}
 
 
 def test_damaged_cache_is_drawn_again(own_cache):

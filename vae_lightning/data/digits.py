@@ -62,8 +62,10 @@ class Digits(ImageData):
         """Factor values of the images of each loaded split, float32, (N, 7), see FACTORS."""
 
     def prepare_data(self) -> None:
-        """Draw the images into the cache, in one process."""
-        for source in self.sizes:
+        """Draw the images that a stage needs into the cache, in one process."""
+        stage = (self.trainer.state.fn if self.trainer else None) or ""
+        of_stage = {"fit": "train", "validate": "train", "test": "test"}
+        for source in [of_stage[stage]] if stage in of_stage else self.sizes:
             self._draw(source)
 
     def load(self, split: Split) -> Dataset[Batch]:

@@ -548,7 +548,8 @@ def render(strokes: Strokes, *, size: int = 28) -> Tensor:
             chosen = rows[variants == variant]
             for start in range(0, len(chosen), batch):
                 part = chosen[start : start + batch]
-                images[part, 0] = _ink(digit, variant, factors[part], wobble[part], size)
+                ink = _ink(digit, variant, factors[part], wobble[part], size)
+                images[part, 0] = ink.contiguous()
     return images
 
 
