@@ -1,9 +1,10 @@
 """Errors that are the user's to mend: the command line prints their sentence, not a traceback."""
 
 import contextlib
+import difflib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -47,6 +48,14 @@ def writing(path: str | Path) -> Iterator[None]:
             f"{path} could not be written ({os.strerror(error.errno or 0)}): make room, or write "
             "access, then continue from the last checkpoint of the run"
         ) from error
+
+
+def nearest(name: str, valid: Collection[str], cutoff: float = 0.5) -> str:
+    """``; did you mean '...'?`` with the most similar valid name, or nothing."""
+    by_lower = {other.lower(): other for other in valid}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=cutoff)
+    found = [by_lower[match] for match in close]
+    return f"; did you mean '{found[0]}'?" if found else ""
 
 
 def fail(message: str, code: int) -> NoReturn:

@@ -79,17 +79,21 @@ class Noise:
 
     def uniform(self, size: int, first: int = 0) -> Tensor:
         """Uniform numbers in (0, 1), (B, size), of which ``first`` are skipped before."""
-        self.draws += 1
-        return uniform(self.index, size, derive_seed(*self.keys, self.draws), first)
+        return self._next(size, first, normal=False)
 
     def normal(self, size: int, first: int = 0) -> Tensor:
         """Standard normal numbers, (B, size), of which ``first`` are skipped before."""
-        return _normal(self.uniform(size, first))
+        return self._next(size, first, normal=True)
+
+    def _next(self, size: int, first: int, normal: bool) -> Tensor:
+        self.draws += 1
+        return _draw(self.index, derive_seed(*self.keys, self.draws), size, first, normal)
 
 
-def _normal(uniform: Tensor) -> Tensor:
+def _draw(index: Tensor, seed: int | Tensor, size: int, first: int, normal: bool) -> Tensor:
+    numbers = uniform(index, size, seed, first)
     # The inverse of the normal distribution function, at half the cost of special.ndtri.
-    return uniform.mul_(2).sub_(1).erfinv_().mul_(math.sqrt(2))
+    return numbers.mul_(2).sub_(1).erfinv_().mul_(math.sqrt(2)) if normal else numbers
 
 
 class NoiseAhead:
@@ -112,14 +116,13 @@ class NoiseAhead:
         """The stream of batch ``i``, to be drawn from once."""
         return _Part(self, i)
 
-    def draw(self, i: int, draw: int, normal: bool, size: int, first: int) -> Tensor:
+    def draw(self, i: int, draw: int, size: int, first: int, normal: bool) -> Tensor:
         """The numbers of one draw of batch ``i``, (B, size)."""
-        what = draw, normal, size, first
+        what = draw, size, first, normal
         if what not in self._drawn:
             seeds = torch.tensor([derive_seed(*keys, draw) for keys in self.keys])
-            of_image = seeds.repeat_interleave(self.size)[: len(self.index)]
-            numbers = uniform(self.index, size, of_image.to(self.index.device), first)
-            self._drawn[what] = _normal(numbers) if normal else numbers
+            of_image = seeds.repeat_interleave(self.size)[: len(self.index)].to(self.index.device)
+            self._drawn[what] = _draw(self.index, of_image, size, first, normal)
         # Detached: autograd would carry what somebody does to them in place to the other batches.
         return self._drawn[what][i * self.size : (i + 1) * self.size].detach()
 
@@ -132,13 +135,9 @@ class _Part(Noise):
         super().__init__(ahead.index[first : first + ahead.size], *ahead.keys[i])
         self.ahead, self.i = ahead, i
 
-    def uniform(self, size: int, first: int = 0) -> Tensor:
+    def _next(self, size: int, first: int, normal: bool) -> Tensor:
         self.draws += 1
-        return self.ahead.draw(self.i, self.draws, False, size, first)
-
-    def normal(self, size: int, first: int = 0) -> Tensor:
-        self.draws += 1
-        return self.ahead.draw(self.i, self.draws, True, size, first)
+        return self.ahead.draw(self.i, self.draws, size, first, normal)
 
 
 def generator(*keys: int | str) -> torch.Generator:

@@ -1,9 +1,8 @@
 """Where the files are that come with the package; found without importing torch."""
 
-import difflib
 from pathlib import Path
 
-from vae_lightning.errors import UserError
+from vae_lightning.errors import UserError, nearest
 
 
 def config_folder() -> Path:
@@ -30,6 +29,5 @@ def shipped_file(name: str, kind: str = "configuration", folder: str = "") -> Pa
     stem = name.removesuffix(".yaml")
     if stem in shipped:
         return shipped[stem]
-    near = difflib.get_close_matches(stem.lower(), shipped, n=1, cutoff=0.5)
-    hint = f"did you mean '{near[0]}'?" if near else f"shipped are {', '.join(sorted(shipped))}"
-    raise UserError(f"no {kind} file '{name}', nor one shipped under that name; {hint}")
+    hint = nearest(stem, shipped) or f"; shipped are {', '.join(sorted(shipped))}"
+    raise UserError(f"no {kind} file '{name}', nor one shipped under that name{hint}")

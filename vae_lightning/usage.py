@@ -1,6 +1,5 @@
 """Turn what jsonargparse says about wrong options into one sentence with the nearest valid name."""
 
-import difflib
 import inspect
 import re
 from collections.abc import Callable, Collection
@@ -9,7 +8,7 @@ from importlib import import_module
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from vae_lightning.checkpoint import misfit
-from vae_lightning.errors import UserError
+from vae_lightning.errors import UserError, nearest
 from vae_lightning.trust import KINDS, OURS, subclasses
 
 
@@ -47,14 +46,6 @@ def explain(message: str, options: Collection[str]) -> str:
         if match := re.search(pattern, message, re.DOTALL):
             return sentence(match, key, message, options)
     return " ".join(message.split())
-
-
-def nearest(name: str, valid: Collection[str], cutoff: float = 0.5) -> str:
-    """``; did you mean '...'?`` with the most similar valid name, or nothing."""
-    by_lower = {other.lower(): other for other in valid}
-    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=cutoff)
-    found = [by_lower[match] for match in close]
-    return f"; did you mean '{found[0]}'?" if found else ""
 
 
 def _unknown_argument(

@@ -270,17 +270,21 @@ class ImageData(pl.LightningDataModule, ABC):
     def load(self, split: Split) -> Dataset[Batch]:
         """The images of a split; its ``__getitems__`` returns a `Batch` of uint8 images."""
 
-    # Lightning
-
-    def setup(self, stage: str) -> None:
-        """Load the splits that a stage needs."""
+    def splits_of(self, stage: str) -> tuple[Split, ...]:
+        """The splits that a stage needs."""
         needed: dict[str, tuple[Split, ...]] = {
             "fit": ("train", "val"),
             "validate": ("val",),
             "test": ("test",),
             "predict": (self.predict_split,),
         }
-        for split in needed[stage]:
+        return needed[stage]
+
+    # Lightning
+
+    def setup(self, stage: str) -> None:
+        """Load the splits that a stage needs."""
+        for split in self.splits_of(stage):
             if split not in self.datasets:
                 dataset = self.load(split)
                 if split == "train" and self.train_on_val:

@@ -63,14 +63,14 @@ class Digits(ImageData):
 
     def prepare_data(self) -> None:
         """Draw the images that a stage needs into the cache, in one process."""
-        stage = (self.trainer.state.fn if self.trainer else None) or ""
-        of_stage = {"fit": "train", "validate": "train", "test": "test"}
-        for source in [of_stage[stage]] if stage in of_stage else self.sizes:
+        stage = self.trainer.state.fn if self.trainer else None
+        splits: Sequence[Split] = self.splits_of(stage) if stage else ("train", "test")
+        for source in {_source(split) for split in splits}:
             self._draw(source)
 
     def load(self, split: Split) -> Dataset[Batch]:
         """See `ImageData.load`."""
-        x, factors = self._draw("test" if split == "test" else "train")
+        x, factors = self._draw(_source(split))
         if split != "test":
             train, val = split_indices(len(x), self.val_size, self.split_seed)
             chosen = train if split == "train" else val
@@ -108,6 +108,11 @@ class Digits(ImageData):
     def _make(self, source: str, size: int) -> dict[str, Tensor]:
         drawn = strokes.draw_factors(size, randomness.derive_seed(self.seed, source))
         return {"images": strokes.render(drawn), "factors": drawn.factors}
+
+
+def _source(split: Split) -> str:
+    """What a split is cut from: training and validation images are drawn together."""
+    return "test" if split == "test" else "train"
 
 
 def _drawing_version() -> str:

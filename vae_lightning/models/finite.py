@@ -13,7 +13,6 @@ MOST_IN_A_ROW = 50
 """Updates left out one after the other from which a training does not recover: the weights are the
 same for all of them."""
 
-
 _KEPT = 256
 """Batches after which losses are looked at, even if nothing is logged or saved."""
 
