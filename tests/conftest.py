@@ -47,6 +47,24 @@ def _processes_have_parted():
             os.environ[name] = value
 
 
+@pytest.fixture(scope="session")
+def parse_only():
+    """`vae_lightning.cli.command.Command` that ends when its options are parsed."""
+    from vae_lightning.cli.command import Command
+
+    class ParseOnly(Command):
+        def before_instantiate_classes(self):
+            pass
+
+        def instantiate_classes(self):
+            pass
+
+        def _run_subcommand(self, subcommand):
+            pass
+
+    return ParseOnly
+
+
 @pytest.fixture
 def mnist_root():
     """The folder of real MNIST; the test is skipped without."""
@@ -65,6 +83,9 @@ class Blobs(ImageData):
     def __init__(self, size: int = 64, **kwargs) -> None:
         super().__init__(**{"batch_size": 16, **kwargs})
         self.size = size
+
+    def split_size(self, split):
+        return self.size
 
     def load(self, split):
         generator = torch.Generator().manual_seed(len(split))

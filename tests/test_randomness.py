@@ -1,6 +1,6 @@
 import torch
 
-from vae_lightning.randomness import Noise, NoiseAhead, derive_seed, generator, uniform
+from vae_lightning.randomness import BatchedNoise, Noise, derive_seed, generator, uniform
 
 
 def test_numbers_never_change():
@@ -70,7 +70,7 @@ def test_noise_ahead_is_that_of_each_batch():
     """Bit for bit, whatever is drawn, in whatever order; the last batch is smaller."""
     index = torch.randperm(50)[:22]
     keys = [(5, "train", step) for step in (7, 8, 9)]
-    ahead = NoiseAhead(index, 8, keys)
+    ahead = BatchedNoise(index, 8, keys)
     for i, part in ((1, index[8:16]), (0, index[:8]), (2, index[16:])):
         found, expected = ahead.part(i), Noise(part, *keys[i])
         for draw in ("normal", "uniform", "normal"):
@@ -81,9 +81,18 @@ def test_noise_ahead_is_that_of_each_batch():
 
 
 def test_noise_ahead_may_be_changed_in_place():
-    ahead = NoiseAhead(torch.arange(6), 3, [(1, 0), (1, 1)])
+    ahead = BatchedNoise(torch.arange(6), 3, [(1, 0), (1, 1)])
     sigma = torch.tensor(2.0, requires_grad=True)
     for i in range(2):
         z = ahead.part(i).normal(2).mul_(sigma)
         z.sum().backward()
         assert z.equal(2 * Noise(torch.arange(6)[3 * i : 3 * i + 3], 1, i).normal(2))
+
+
+def test_only_generators_depend_on_the_number_of_the_batch():
+    index = torch.arange(4)
+    first, second = (Noise(index, 0, "val", batch=batch) for batch in (0, 1))
+    assert first.normal(3).equal(second.normal(3))
+    draws = [torch.rand(5, generator=noise.generator("prior")) for noise in (first, second)]
+    assert not draws[0].equal(draws[1])
+    assert torch.rand(5, generator=second.restart().generator("prior")).equal(draws[1])

@@ -1,6 +1,8 @@
+import math
+
 import pytest
 
-from vae_lightning.schedules import Constant, Cyclic, LinearWarmup
+from vae_lightning.schedules import Constant, Cyclic, ExponentialDecay, LinearWarmup
 
 
 def test_constant():
@@ -17,9 +19,25 @@ def test_cyclic():
     assert [cyclic(step) for step in (0, 25, 50, 99, 100, 125)] == [0, 0.5, 1, 1, 0, 0.5]
 
 
+def test_exponential_decay():
+    decay = ExponentialDecay(rate=0.01, minimum=0.3)
+    expected = [1, math.exp(-0.5), math.exp(-1), 0.3, 0.3]
+    assert [decay(step) for step in (0, 50, 100, 121, 10**6)] == pytest.approx(expected)
+    assert ExponentialDecay(rate=0)(1000) == 1
+
+
 @pytest.mark.parametrize(
-    "build", [lambda: LinearWarmup(0), lambda: Cyclic(0), lambda: Cyclic(10, rise=0)]
+    "build",
+    [
+        lambda: LinearWarmup(0),
+        lambda: Cyclic(0),
+        lambda: Cyclic(10, rise=0),
+        lambda: ExponentialDecay(rate=-1),
+        lambda: ExponentialDecay(rate=math.nan),
+        lambda: ExponentialDecay(minimum=1.5),
+        lambda: ExponentialDecay(minimum=-0.1),
+    ],
 )
 def test_bad_arguments(build):
-    with pytest.raises(ValueError, match="must be"):
+    with pytest.raises(ValueError, match=r"must (not )?be"):
         build()

@@ -20,8 +20,8 @@ from vae_lightning.nets import ConvEncoder
 class BatchNormEncoder(ConvEncoder):
     """An encoder with buffers."""
 
-    def __init__(self, image_shape, features, condition_features=0, channels=(4, 8)):
-        super().__init__(image_shape, features, condition_features, channels)
+    def __init__(self, image_shape, features, cond_features=0, channels=(4, 8)):
+        super().__init__(image_shape, features, cond_features, channels)
         self.norm = nn.BatchNorm1d(features)
 
     def forward(self, x, condition=None):

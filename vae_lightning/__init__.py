@@ -1,51 +1,46 @@
-"""Train, measure and explore variational autoencoders with PyTorch Lightning.
+"""Train, measure, sample and explore variational autoencoders with PyTorch Lightning.
 
 The public names are imported on first use, so that ``import vae_lightning`` (and with it
-``vae --help``) does not have to wait for torch.
+``vae --help``) does not wait for torch. They are `load`, `LitVAE`, and every model, data module,
+prior, posterior and likelihood by the name of its class.
 """
 
+from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 __version__ = "0.1.0"
 
-_HOME = {
-    "VAE": "vae_lightning.models.vae",
-    "BetaVAE": "vae_lightning.models.beta_vae",
-    "CVAE": "vae_lightning.models.cvae",
-    "IWAE": "vae_lightning.models.iwae",
-    "VQVAE": "vae_lightning.models.vq_vae",
-    "MNIST": "vae_lightning.data.mnist",
-    "FashionMNIST": "vae_lightning.data.mnist",
-    "KMNIST": "vae_lightning.data.mnist",
-    "StaticMNIST": "vae_lightning.data.static_mnist",
-    "Digits": "vae_lightning.data.digits",
-    "ImageFolder": "vae_lightning.data.image_folder",
-    "load": "vae_lightning.checkpoint",
-}
-
-__all__ = [*_HOME, "__version__"]
-
-if TYPE_CHECKING:
-    from vae_lightning.checkpoint import load as load
-    from vae_lightning.data.digits import Digits as Digits
-    from vae_lightning.data.image_folder import ImageFolder as ImageFolder
-    from vae_lightning.data.mnist import KMNIST as KMNIST
-    from vae_lightning.data.mnist import MNIST as MNIST
-    from vae_lightning.data.mnist import FashionMNIST as FashionMNIST
-    from vae_lightning.data.static_mnist import StaticMNIST as StaticMNIST
-    from vae_lightning.models.beta_vae import BetaVAE as BetaVAE
-    from vae_lightning.models.cvae import CVAE as CVAE
-    from vae_lightning.models.iwae import IWAE as IWAE
-    from vae_lightning.models.vae import VAE as VAE
-    from vae_lightning.models.vq_vae import VQVAE as VQVAE
+_FUNCTIONS = {"load": "vae_lightning.models.loading", "LitVAE": "vae_lightning.training.module"}
+_PACKAGES = "vae_lightning.models", "vae_lightning.distributions", "vae_lightning.data"
+"""Packages whose classes are public, in the order in which they are searched."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    if name in _FUNCTIONS:
+        return getattr(import_module(_FUNCTIONS[name]), name)
+    if name[:1].isupper():  # `from vae_lightning import randomness` asks here before it imports
+        for package in _PACKAGES:
+            if name in (found := _classes(package)):
+                return found[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    classes = (_classes(package) for package in _PACKAGES)
+    return sorted({"__version__", *_FUNCTIONS, *(name for found in classes for name in found)})
+
+
+@cache
+def _classes(package: str) -> dict[str, type]:
+    """Return the public classes that the modules of a package define, by name."""
+    import sys
+
+    import_module(package)
+    modules = [m for name, m in sys.modules.items() if name.startswith(f"{package}.")]
+    return {
+        name: item
+        for module in modules
+        for name, item in vars(module).items()
+        if isinstance(item, type) and item.__module__ == module.__name__ and name[0] != "_"
+    }

@@ -4,14 +4,16 @@ import difflib
 import sys
 from collections.abc import Sequence
 
-from vae_lightning import __version__, slurm
-from vae_lightning.signals import LISTENER, REQUEUE
+from vae_lightning import __version__
+from vae_lightning.cli import exit_codes
+from vae_lightning.training import slurm
+from vae_lightning.training.signals import LISTENER, REQUEUE
 
 COMMANDS = {
-    "fit": "train a model, with pictures; without options: a VAE on the bundled digits",
+    "fit": "train a model, with figures; without options: a VAE on the bundled digits",
     "validate": "measure a checkpoint on the validation images",
-    "test": "measure a checkpoint on the test images, into test/metrics.json of its run",
-    "predict": "write reconstructions and latents of a checkpoint into predictions/ of its run",
+    "test": "measure a checkpoint on the test images; writes test/metrics.json in its run folder",
+    "predict": "write reconstructions and latents to predictions/ in the run folder",
     "sweep": "train once for each combination of options in a file, and compare",
 }
 
@@ -30,11 +32,11 @@ examples:
   vae sweep beta_vae --list
 
 options:
-  -h, --help     this text; `vae COMMAND --help` lists all options of a command,
+  -h, --help     show this text; `vae COMMAND --help` lists all options of a command,
                  `vae fit --model.help BetaVAE` those of a model
-  --version      the version
+  --version      show the version
 
-The environment variable VAE_TRACEBACK=1 shows where an error came from.
+Set the environment variable VAE_TRACEBACK=1 to see where an error came from.
 """
 
 
@@ -45,35 +47,35 @@ def main(args: Sequence[str] | None = None) -> None:
         args: The arguments; by default those of the process.
 
     Raises:
-        SystemExit: With code 2 for wrong usage, 1 for what fails later.
+        SystemExit: With one of the codes of `vae_lightning.cli.exit_codes`.
     """
     args = list(sys.argv[1:] if args is None else args)
     if not args:
         print(HELP, file=sys.stderr)
-        raise SystemExit(2)
+        raise SystemExit(exit_codes.WRONG_USAGE)
     if args[0] in ("-h", "--help"):
         print(HELP)
     elif args[0] == "--version":
         print(f"vae_lightning {__version__}")
     elif args[0] == "sweep":
-        from vae_lightning import sweep
+        from vae_lightning.cli import sweep
 
         sweep.run(args[1:])
     elif args[0] in COMMANDS:
         if args[0] == "fit" and slurm.job():
-            LISTENER.listen(REQUEUE)  # which would otherwise end a process that is still importing
+            LISTENER.listen(REQUEUE)  # it would otherwise end a process that is still importing
         try:
-            from vae_lightning.cli import run  # imports torch, which takes seconds
+            from vae_lightning.cli.main import run  # imports torch, which takes seconds
 
             run(args)
         except KeyboardInterrupt:
             print("\nvae: interrupted", file=sys.stderr)
-            raise SystemExit(130) from None
+            raise SystemExit(exit_codes.INTERRUPTED) from None
     else:
         near = difflib.get_close_matches(args[0], COMMANDS, n=1)
         hint = f"did you mean 'vae {near[0]}'?" if near else f"use one of {', '.join(COMMANDS)}"
         print(f"vae: error: no command '{args[0]}'; {hint}", file=sys.stderr)
-        raise SystemExit(2)
+        raise SystemExit(exit_codes.WRONG_USAGE)
 
 
 if __name__ == "__main__":

@@ -1,79 +1,165 @@
-"""Checkpoints: plain data in, plain data out, never pickled code."""
+"""Checkpoints: plain data in, plain data out, never pickled code. No Lightning is needed."""
 
-import functools
-import inspect
 import pickle
 import re
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from vae_lightning.errors import UserError
 
-if TYPE_CHECKING:
-    from lightning.pytorch.core.mixins.hparams_mixin import HyperparametersMixin
+RECORD_KEY = "vae_lightning"
+"""Key of `TrainingRecord` in a checkpoint."""
 
-    from vae_lightning.models.base import BaseVAE
+VERSION = 1
+"""Version of the layout of `TrainingRecord`."""
 
-RENAMED = r"(?s).*(JsonargparseDeprecationWarning|was deprecated in v4)"
-"""Message of the warning that Lightning 2.6 calls what newer jsonargparse has renamed."""
+MODEL_PREFIX = "model."
+"""Prefix of the model's weights in the ``state_dict`` of the LightningModule."""
 
-INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
+_GET_ANOTHER = "use another one from the same folder, or get the file again"
 
 
-def portable(value: Any) -> Any:
-    """A hyperparameter as plain data that a checkpoint or YAML file can hold.
+@dataclass
+class TrainingRecord:
+    """Everything that this project keeps in a checkpoint beside what Lightning does.
 
-    A class, or a `functools.partial` of one, becomes ``{"class_path": ..., "init_args": ...}``,
-    the form in which the command line reads it back.
-
-    Raises:
-        TypeError: For anything else that is not plain data, such as a lambda.
+    Attributes:
+        model: Class and settings of the model, see `Configurable.describe`.
+        data: Class and settings of the data module; None if it is not from this project.
+        optimizer: Class and settings of the optimizer.
+        lr_scheduler: The same of the learning-rate scheduler, if there is one.
+        critic_optimizer: The same of the critic's optimizer, if there is one.
+        noise_seed: Seed of the noise in training.
+        step: Number of batches trained on.
+        epochs: Number of complete epochs.
+        inside_epoch: Whether some batches of the current epoch are still to come.
+        steps_per_call: Optimizer steps per call of ``training_step``.
+        skipped: Number of updates skipped because they were not finite.
+        log_rows: Number of rows of ``metrics.csv``.
+        random_states: States of torch's generators, by process.
+        code_counts: How often each code was used since the epoch began, by codebook.
+        stopped_before: ``max_epochs`` and ``max_steps`` of a training that a callback ended before.
     """
-    if isinstance(value, str | int | float | bool | None):
-        return value
-    if isinstance(value, list | tuple):
-        return [portable(item) for item in value]
-    if isinstance(value, Mapping):
-        return {str(key): portable(item) for key, item in value.items()}
-    if cls := class_of(value):
-        plain: dict[str, Any] = {"class_path": f"{cls.__module__}.{cls.__qualname__}"}
-        if isinstance(value, functools.partial):
-            plain["init_args"] = portable(value.keywords)
-        return plain
-    raise TypeError(
-        f"a hyperparameter must be plain data, a class, or functools.partial(class, name=value) so "
-        f"that a checkpoint can hold it without pickled code; got {value!r}"
+
+    model: dict[str, Any]
+    optimizer: dict[str, Any]
+    noise_seed: int
+    step: int
+    data: dict[str, Any] | None = None
+    lr_scheduler: dict[str, Any] | None = None
+    critic_optimizer: dict[str, Any] | None = None
+    epochs: int = 0
+    inside_epoch: bool = False
+    steps_per_call: int = 1
+    skipped: int = 0
+    log_rows: int = 0
+    random_states: list[list[Tensor]] = field(default_factory=list)
+    code_counts: dict[str, Tensor] = field(default_factory=dict)
+    stopped_before: list[int | None] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as plain data with its version."""
+        return {"version": VERSION, **{f.name: getattr(self, f.name) for f in fields(self)}}
+
+    @classmethod
+    def from_checkpoint(
+        cls, content: Mapping[str, Any], path: str | Path = "the checkpoint"
+    ) -> Self:
+        """Read the record of a checkpoint.
+
+        Args:
+            content: Content of the checkpoint.
+            path: Its path, for messages.
+
+        Raises:
+            UserError: If there is no record, it is of another version, or it is damaged.
+        """
+        held = content.get(RECORD_KEY)
+        if held is None:
+            raise UserError(
+                f"{path} is not a checkpoint of this version of the project (it has no "
+                f"'{RECORD_KEY}'): train again, or use the version that wrote it"
+            )
+        if not isinstance(held, dict) or held.get("version") != VERSION:
+            found = held.get("version") if isinstance(held, dict) else type(held).__name__
+            raise UserError(
+                f"{path} has a record of version {found!r}, and this version of the project reads "
+                f"{VERSION}: train again, or use the version that wrote it"
+            )
+        entries = {name: value for name, value in held.items() if name != "version"}
+        for entry in fields(cls):
+            if not _is_valid(entry.name, entries.get(entry.name)):
+                raise UserError(
+                    f"{path} is damaged: its '{RECORD_KEY}.{entry.name}' is "
+                    f"{_shown(entries.get(entry.name))}; {_GET_ANOTHER}"
+                )
+        return cls(**{f.name: entries[f.name] for f in fields(cls)})
+
+
+def _is_valid(name: str, value: Any) -> bool:
+    """Return whether an entry of a record has the right type."""
+    if name in ("data", "lr_scheduler", "critic_optimizer") and value is None:
+        return True
+    if name in ("model", "data", "optimizer", "lr_scheduler", "critic_optimizer"):
+        if not isinstance(value, dict) or not value.keys() <= {"class_path", "init_args"}:
+            return False
+        has_arguments = isinstance(value.get("init_args", {}), dict)
+        return has_arguments and isinstance(value.get("class_path"), str)
+    if name == "inside_epoch":
+        return isinstance(value, bool)
+    if name == "random_states":
+        return isinstance(value, list) and all(
+            isinstance(states, list) and all(isinstance(s, Tensor) for s in states)
+            for states in value
+        )
+    if name == "code_counts":
+        return isinstance(value, dict) and all(isinstance(c, Tensor) for c in value.values())
+    if name == "stopped_before":
+        return value is None or isinstance(value, list)
+    return (
+        isinstance(value, int)
+        and not isinstance(value, bool)
+        and (value >= 0 or name == "noise_seed")
     )
 
 
-def class_of(value: Any) -> type | None:
-    """The class that a hyperparameter is, or is a `functools.partial` of; None for other things."""
-    if isinstance(value, functools.partial):
-        # jsonargparse, which builds what is loaded, puts functions of its own before the class.
-        *_, value = value.func, *value.args
-    return value if isinstance(value, type) else None
+def _shown(value: Any) -> str:
+    return "missing" if value is None else f"of type {type(value).__name__}"
 
 
-def remember_arguments(module: "HyperparametersMixin") -> None:
-    """Save the arguments of ``__init__``, from which this is called, as hyperparameters.
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was read and checked.
 
-    They are plain data and name the class, whether the command line or Python built the module,
-    so that `load` and ``vae test`` can build it again.
-
-    Raises:
-        TypeError: If an argument cannot be written as plain data.
+    Attributes:
+        path: Path of the file.
+        content: What Lightning wrote, with tensors on the CPU, mapped from the file.
+        record: What this project wrote.
     """
-    caller = inspect.currentframe().f_back  # type: ignore[union-attr]
-    module.save_hyperparameters(frame=caller)
-    class_path = f"{type(module).__module__}.{type(module).__qualname__}"
-    plain = {"_class_path": class_path, "_instantiator": INSTANTIATOR, **portable(module.hparams)}
-    module.hparams.clear()
-    module.save_hyperparameters(plain, frame=caller)
+
+    path: Path
+    content: dict[str, Any]
+    record: TrainingRecord
+
+    @property
+    def global_step(self) -> int:
+        """Number of optimizer steps."""
+        step: int = self.content["global_step"]
+        return step
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """Weights of the model, by the names of its own ``state_dict``."""
+        return {
+            name.removeprefix(MODEL_PREFIX): value
+            for name, value in self.content["state_dict"].items()
+        }
 
 
 _FIELDS: dict[str, tuple[type, bool]] = {
@@ -85,23 +171,16 @@ _FIELDS: dict[str, tuple[type, bool]] = {
     "optimizer_states": (list, False),
     "lr_schedulers": (list, False),
     "callbacks": (Mapping, False),
-    "hyper_parameters": (Mapping, False),
-    "datamodule_hyper_parameters": (Mapping, False),
-    "noise_seed": (int, False),
-    "step": (int, False),
-    "updates": (int, False),
 }
-"""Fields of a checkpoint: their type, and whether they have to be there."""
-
-_GET_ANOTHER = "use another one from the same folder, or get the file again"
+"""Fields of a checkpoint that Lightning writes: their type, and whether they are required."""
 
 
-def read(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint that Lightning wrote, tensors mapped from the file, onto the CPU.
+def read(path: str | Path) -> Checkpoint:
+    """Read a checkpoint, with its tensors mapped from the file onto the CPU.
 
     Raises:
-        UserError: If there is no such file, or it is no checkpoint of a model of this project, or
-            is damaged, or holds pickled code.
+        UserError: If there is no such file, or it is not a checkpoint of a model of this project,
+            or it is damaged, or it holds pickled code.
     """
     path = Path(path)
     if not path.is_file():
@@ -113,12 +192,12 @@ def read(path: str | Path) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:
             # torch does not compare the checksums, and would go on with other weights.
             altered = archive.testzip()
-    except Exception as error:  # whatever bytes that nobody wrote so lead to
+    except Exception as error:  # any error that bytes which nobody wrote so may lead to
         raise UserError(f"{path} is damaged ({_reason(error)}): {_GET_ANOTHER}") from error
     if altered is not None:
         raise UserError(f"{path} is damaged: {altered} in it has been altered; {_GET_ANOTHER}")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path} was not loaded: it is damaged, or holds Python objects other than weights and "
@@ -128,34 +207,12 @@ def read(path: str | Path) -> dict[str, Any]:
         raise UserError(
             f"{path} is not a checkpoint that can be read ({_reason(error)}): {_GET_ANOTHER}"
         ) from error
-    _check_fields(path, checkpoint)
-    return checkpoint
-
-
-def check_fits(path: str | Path, weights: Mapping[str, Tensor], module: nn.Module) -> None:
-    """Check that the weights of a checkpoint can be put into a module.
-
-    Args:
-        path: The checkpoint, for the message.
-        weights: Those that it holds.
-        module: The module.
-
-    Raises:
-        UserError: If they cannot.
-    """
-    held = {name: tuple(value.shape) for name, value in weights.items()}
-    asked = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    wrong = sorted(name for name in held.keys() | asked.keys() if held.get(name) != asked.get(name))
-    if wrong:
-        what = "has another size" if wrong[0] in held.keys() & asked.keys() else "is missing"
-        raise UserError(
-            f"the weights of {path} do not fit the model that the options describe ({wrong[0]} "
-            f"{what}): leave out options that change its size or the images' shape"
-        )
+    _check_fields(path, content)
+    return Checkpoint(path, content, TrainingRecord.from_checkpoint(content, path))
 
 
 def _check_fields(path: Path, content: Any) -> None:
-    """Check that a file holds what Lightning writes, and says which model it is of."""
+    """Check that a file holds what Lightning writes."""
     if not isinstance(content, dict) or "state_dict" not in content:
         raise UserError(f"{path} is not a checkpoint of this project: it has no 'state_dict'")
     for name, (kind, needed) in _FIELDS.items():
@@ -168,67 +225,30 @@ def _check_fields(path: Path, content: Any) -> None:
     if not re.match(r"\d+\.\d+", version):
         raise UserError(f"{path} is damaged: it is of version {version!r} of Lightning")
     for name, value in content["state_dict"].items():
-        if not isinstance(value, torch.Tensor):
+        if not isinstance(value, Tensor):
             raise UserError(f"{path} is damaged: the weight '{name}' is no tensor; {_GET_ANOTHER}")
-    if "_class_path" not in content.get("hyper_parameters", {}):
+
+
+def check_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
+    """Check that the weights of a checkpoint fit a model.
+
+    Raises:
+        UserError: If they do not.
+    """
+    held = {name: tuple(value.shape) for name, value in checkpoint.weights.items()}
+    asked = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    wrong = sorted(name for name in held.keys() | asked.keys() if held.get(name) != asked.get(name))
+    if wrong:
+        if wrong[0] not in held:
+            what = "is missing"
+        else:
+            what = "has another size" if wrong[0] in asked else "is not part of the model"
         raise UserError(
-            f"{path} does not say which model it is of (it has no '_class_path'): give a "
-            "checkpoint of a model of this project"
+            f"the weights of {checkpoint.path} do not fit the model that the options describe "
+            f"({wrong[0]} {what}): leave out options that change its size or the images' shape"
         )
 
 
 def _reason(error: Exception) -> str:
     lines = str(error).splitlines() or [type(error).__name__]
     return lines[0].partition(". ")[0].rstrip(".")
-
-
-def load(path: str | Path, map_location: str | torch.device = "cpu") -> "BaseVAE":
-    """Load a trained model of whatever class the checkpoint says, ready for use.
-
-    Args:
-        path: A checkpoint written by ``vae fit`` or ``Trainer.fit``.
-        map_location: Device of the model.
-
-    Returns:
-        The model in evaluation mode.
-
-    Raises:
-        UserError: If the file is missing, damaged, or not a checkpoint of a model known here. A
-            model class of your own, and other classes of your own that the model was made with,
-            have to be imported before.
-    """
-    from vae_lightning import models, trust  # they import this
-
-    content = read(path)
-    arguments = dict(content["hyper_parameters"])
-    cls = trust.known_class(path, arguments.pop("_class_path"), models.BaseVAE)
-    given = {k: v for k, v in arguments.items() if not str(k).startswith("_")}
-    try:
-        model: BaseVAE = cls(**trust.built(path, given))
-    except UserError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise UserError(
-            f"the {cls.__name__} of {path} could not be built, so the file is damaged or from "
-            f"another version of the class ({' '.join(str(error).split())})"
-        ) from error
-    model.on_load_checkpoint(content)
-    try:
-        model.load_state_dict(content["state_dict"], strict=model.strict_loading)
-    except RuntimeError as error:
-        raise UserError(
-            f"the weights of {path} do not fit the {cls.__name__} that it describes "
-            f"({misfit(str(error))}): {_GET_ANOTHER}"
-        ) from error
-    return model.to(map_location).eval()
-
-
-def misfit(message: str) -> str:
-    """The first of the reasons that torch gives for not taking weights."""
-    return next((line.strip() for line in message.splitlines()[1:]), "").rstrip(".")
-
-
-def is_inside_epoch(checkpoint: dict[str, Any]) -> bool:
-    """Whether a training that goes on from a checkpoint has batches of its epoch before it."""
-    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-    return not progress["is_last_batch"]

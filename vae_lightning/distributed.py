@@ -1,41 +1,76 @@
-"""What several processes have to tell one another."""
+"""Communication between the processes of a distributed training."""
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
-from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
 
 
 def several_processes() -> bool:
-    """Whether this process is one of several."""
+    """Return whether this process is one of several."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def gather_rows(x: Tensor) -> Tensor:
-    """The rows (N, ...) of all processes; N may differ between them.
+    """Return the rows (N, ...) of all processes, without gradients; N may differ between them.
 
-    In the order in which `ShardSampler` deals images out: the first row of each process, then the
-    second of each, ... so that the rows are those of one process with the joined batch.
+    The order is the one in which `ShardSampler` deals out images: the first row of every process,
+    then the second of every process, and so on. The result therefore equals the batch that a single
+    process would have.
     """
     if not several_processes():
-        return x
+        return x.detach()
     lengths = [0] * dist.get_world_size()
     dist.all_gather_object(lengths, len(x))
     padded = x.new_zeros(max(lengths), *x.shape[1:])
-    padded[: len(x)] = x
+    padded[: len(x)] = x.detach()
     gathered = [torch.empty_like(padded) for _ in lengths]
     dist.all_gather(gathered, padded)
-    there = torch.arange(len(padded))[:, None] < torch.tensor(lengths)
-    return torch.stack(gathered, 1)[there.to(x.device)]
+    present = torch.arange(len(padded))[:, None] < torch.tensor(lengths)
+    return torch.stack(gathered, 1)[present.to(x.device)]
+
+
+class _JoinRows(torch.autograd.Function):
+    """`gather_rows` with a backward pass that sums the gradients of all processes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.own = own_rows(len(x)).to(x.device)
+        return gather_rows(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return total(grads[0].contiguous())[ctx.own]
+
+
+def join_rows(x: Tensor) -> Tensor:
+    """Return the rows (N, ...) of all processes, with gradients, in the order of `gather_rows`.
+
+    Use it for terms that depend on the whole batch. Data-parallel training averages the gradients
+    of the processes, so the backward pass of the gathering sums over them: the gradient of
+    ``per_image.mean() + batch_term(join_rows(z))`` is then the one of a single process with the
+    joined batch.
+    """
+    return _JoinRows.apply(x) if several_processes() else x
+
+
+def own_rows(n: int) -> Tensor:
+    """Return the positions of this process's ``n`` rows among those of `gather_rows`, (n,)."""
+    if not several_processes():
+        return torch.arange(n)
+    lengths = [0] * dist.get_world_size()
+    dist.all_gather_object(lengths, n)
+    present = torch.arange(max(lengths))[:, None] < torch.tensor(lengths)
+    positions = torch.full(present.shape, -1)
+    positions[present] = torch.arange(int(present.sum()))
+    column = positions[:, dist.get_rank()]
+    return column[column >= 0]
 
 
 def total(x: Tensor) -> Tensor:
-    """The sum of ``x`` over all processes; ``x`` itself is left as it is."""
+    """Return the sum of ``x`` over all processes; ``x`` itself is not changed."""
     if not several_processes():
         return x
     x = x.clone()
@@ -43,8 +78,13 @@ def total(x: Tensor) -> Tensor:
     return x
 
 
+def mean(x: Tensor) -> Tensor:
+    """Return the mean of ``x`` over all processes."""
+    return total(x) / dist.get_world_size() if several_processes() else x
+
+
 def gather(x: Any) -> list[Any]:
-    """``x`` of every process, in the order of ranks."""
+    """Return the object ``x`` of every process, in the order of ranks."""
     if not several_processes():
         return [x]
     gathered = [None] * dist.get_world_size()
@@ -52,22 +92,17 @@ def gather(x: Any) -> list[Any]:
     return gathered
 
 
-def mean(x: Tensor) -> Tensor:
-    """The mean of ``x`` over all processes."""
-    return total(x) / dist.get_world_size() if several_processes() else x
-
-
 def share_buffers(module: nn.Module) -> None:
-    """Give all processes the buffers of the first, such as the statistics of BatchNorm."""
+    """Copy the buffers of the first process, such as BatchNorm statistics, to all others."""
     if several_processes():
         for buffer in module.buffers():
             dist.broadcast(buffer, src=0)
 
 
 def from_first(make: Callable[[], Any]) -> Any:
-    """What ``make`` returns in the first process, which alone calls it, in all processes.
+    """Call ``make`` in the first process only and return its result in all processes.
 
-    If it raises an error, all of them raise it: none is left waiting.
+    If it raises an error, all processes raise it, so that none is left waiting.
     """
     if not several_processes():
         return make()
@@ -81,37 +116,3 @@ def from_first(make: Callable[[], Any]) -> Any:
     if made[1] is not None:
         raise made[1]
     return made[0]
-
-
-def keep_whole(strategy: FSDPStrategy, parameters: Iterable[nn.Parameter]) -> None:
-    """Leave parameters out of what FSDP cuts into shards: every process holds and updates them.
-
-    Args:
-        strategy: Before it has set up its model.
-        parameters: Those of a training; their gradients are averaged over all processes.
-    """
-    parameters = list(parameters)
-    for parameter in parameters:
-        # FSDP moves to the device what it shards, and averages only their gradients.
-        parameter.data = parameter.data.to(strategy.root_device)
-        if parameter.requires_grad:
-            parameter.register_hook(mean)
-    if parameters:
-        given = strategy.kwargs.get("ignored_states", ())
-        strategy.kwargs["ignored_states"] = [*given, *parameters]
-
-
-@contextmanager
-def whole_weights(trainer: pl.Trainer) -> Iterator[None]:
-    """Put shards of weights together, so that networks can be called outside of a step.
-
-    With FSDP all processes have to enter, whether they call a network or not.
-    """
-    if not isinstance(trainer.strategy, FSDPStrategy):
-        yield
-        return
-    from torch.distributed.fsdp import FullyShardedDataParallel
-
-    assert trainer.strategy.model is not None
-    with FullyShardedDataParallel.summon_full_params(trainer.strategy.model, writeback=False):
-        yield

@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend: the command line prints their sentence, not a traceback."""
+"""Errors that users can fix, for which the command line prints one sentence and no traceback."""
 
 import contextlib
 import difflib
@@ -10,20 +10,20 @@ from typing import NoReturn
 
 
 class UserError(ValueError):
-    """Bad input. The message is one sentence: what is wrong, where, and what to do instead."""
+    """Invalid input. The message is one sentence: what is wrong, where, and what to do instead."""
 
     def __init__(self, message: str) -> None:
-        # torch hands on an error of a worker process with the whole traceback as the message.
+        # torch re-raises errors of worker processes with the whole traceback as the message.
         super().__init__(message.rpartition(f"{__name__}.UserError: ")[2].strip())
 
 
 class NonFinite(UserError):
-    """A training whose loss or weights became NaN or infinite.
+    """Non-finite loss or weights during training.
 
     Args:
-        what: Which of them.
+        what: Name of the quantity that is not finite, such as ``the loss``.
         step: Number of the batch, counted from 0 over all epochs.
-        terms: What of the loss was not finite in that batch, by name.
+        terms: Names of the terms of the loss that are not finite.
     """
 
     def __init__(self, what: str, step: int, terms: Sequence[str] = ()) -> None:
@@ -36,22 +36,35 @@ class NonFinite(UserError):
 
 @contextlib.contextmanager
 def writing(path: str | Path) -> Iterator[None]:
-    """Name the file of a run that cannot be written, which the operating system often does not.
+    """Convert an `OSError` while writing a file of a run to a `UserError` that names the file.
+
+    Args:
+        path: The file.
 
     Raises:
-        UserError: In place of an error of the operating system.
+        UserError: If the block raises an `OSError`.
     """
     try:
         yield
     except OSError as error:
         raise UserError(
-            f"{path} could not be written ({os.strerror(error.errno or 0)}): make room, or write "
-            "access, then continue from the last checkpoint of the run"
+            f"{path} could not be written ({os.strerror(error.errno or 0)}): free disk space or "
+            "get write access, then continue from the last checkpoint of the run"
         ) from error
 
 
 def nearest(name: str, valid: Collection[str], cutoff: float = 0.5) -> str:
-    """``; did you mean '...'?`` with the most similar valid name, or nothing."""
+    """Return a hint with the most similar valid name, or an empty string.
+
+    Args:
+        name: An invalid name.
+        valid: The valid names.
+        cutoff: Required similarity, from 0 to 1.
+
+    Example:
+        >>> nearest("FashonMNIST", ["MNIST", "FashionMNIST"])
+        "; did you mean 'FashionMNIST'?"
+    """
     by_lower = {other.lower(): other for other in valid}
     close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=cutoff)
     found = [by_lower[match] for match in close]
@@ -59,10 +72,14 @@ def nearest(name: str, valid: Collection[str], cutoff: float = 0.5) -> str:
 
 
 def fail(message: str, code: int) -> NoReturn:
-    """End the process with one sentence.
+    """Print an error message and exit.
+
+    Args:
+        message: One sentence.
+        code: Exit code.
 
     Raises:
-        SystemExit: With the code.
+        SystemExit: Always.
     """
     print(f"vae: error: {message}", file=sys.stderr)
     raise SystemExit(code)

@@ -1,9 +1,9 @@
-"""Random numbers that are a function of what they are for, not of when they are drawn.
+"""Random numbers that depend on their purpose and not on when they are drawn.
 
-Noise is computed from (seed, purpose, step, index of the image) by a counter-based generator. No
-state has to be saved or kept in step: a resumed run draws what the uninterrupted one would have
-drawn, an image meets the same noise whatever the batch size and the number of processes, and
-nothing that a callback draws can change a training run.
+Noise is a function of (seed, purpose, step, index of the image), computed by a counter-based
+generator. There is no state to save or to synchronize: a resumed run draws the same numbers as an
+uninterrupted one, the noise of an image does not depend on the batch size or the number of
+processes, and callbacks that draw numbers cannot change the training.
 
 References:
     Salmon et al. (2011), Parallel random numbers: as easy as 1, 2, 3,
@@ -20,17 +20,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# The constants of SplitMix64, as signed 64-bit integers because torch has no arithmetic on uint64.
+# Constants of SplitMix64 as signed 64-bit integers, because torch has no uint64 arithmetic.
 _GOLDEN = -0x61C8864680B583EB
 _MIX_1 = -0x40A7B892E31B1A47
 _MIX_2 = -0x6B2FB644ECCEEE15
 
 
 def _mix(x: Tensor) -> Tensor:
-    """The mixing function of SplitMix64, in place: a bijection whose output looks random."""
+    """Apply the mixing function of SplitMix64, a bijection of 64-bit integers, in place."""
     shifted = torch.empty_like(x)
     for bits, factor in (30, _MIX_1), (27, _MIX_2), (31, 1):
-        # torch's shift copies the sign bit; the mask makes it a logical one.
+        # torch's right shift copies the sign bit; the mask makes it a logical shift.
         torch.bitwise_right_shift(x, bits, out=shifted).bitwise_and_((1 << (64 - bits)) - 1)
         x.bitwise_xor_(shifted)
         if factor != 1:
@@ -39,50 +39,81 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def derive_seed(*keys: int | str) -> int:
-    """One 63-bit seed out of several keys, such as ``(seed, "shuffle", epoch)``."""
+    """Derive a 63-bit seed from keys, such as ``(seed, "shuffle", epoch)``.
+
+    Example:
+        >>> derive_seed(0, "shuffle", 1) == derive_seed(0, "shuffle", 1)
+        True
+        >>> derive_seed(0, "shuffle", 1) == derive_seed(0, "shuffle", 2)
+        False
+    """
     digest = hashlib.blake2b(repr(keys).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
 def uniform(index: Tensor, size: int, seed: int | Tensor, first: int = 0) -> Tensor:
-    """Uniform numbers in the open interval (0, 1), a function of each image's index.
+    """Return uniform numbers in the open interval (0, 1) that depend on the index of each image.
 
     Args:
         index: One integer per image, (B,).
-        size: Numbers per image.
-        seed: A seed, see `derive_seed`, or one for each image, (B,).
-        first: Numbers to skip: those from ``first`` on of a longer row.
+        size: Number of values per image.
+        seed: A seed (see `derive_seed`), or one per image, (B,).
+        first: Number of values per image to skip.
 
     Returns:
-        (B, size), float32, on the device of ``index``.
+        float32 on the device of ``index``, (B, size).
+
+    Example:
+        >>> whole = uniform(torch.tensor([3, 7]), size=5, seed=0)
+        >>> part = uniform(torch.tensor([7]), size=2, seed=0, first=3)
+        >>> part.equal(whole[1:, 3:])
+        True
     """
     image = _mix(index.long() * _GOLDEN + seed)
     counter = torch.arange(first + 1, first + size + 1, device=index.device) * _GOLDEN
     bits = _mix(image[:, None] + counter)
-    # 23 bits and a half: every value is exact in float32, and neither 0 nor 1 can occur.
+    # 23 bits plus one half are exact in float32, and neither 0 nor 1 can occur.
     bits = bits.bitwise_right_shift_(41).bitwise_and_((1 << 23) - 1)
     return bits.float().add_(0.5).mul_(2.0**-23)
 
 
 class Noise:
-    """A stream of noise for one batch; every call draws fresh numbers.
+    """Stream of noise for one batch, in which every call draws new numbers.
 
     Args:
-        index: One integer per image, (B,): its place in the data set.
-        keys: What else the noise depends on, for example ``(seed, "train", step)``.
+        index: Position of each image in the data set, int64, (B,).
+        *keys: Further keys of the noise, for example ``seed, "train", step``.
+        batch: Number of the batch, which only `generator` depends on: the noise of an image must
+            not depend on the batch that the image happens to be in.
+
+    Example:
+        >>> noise = Noise(torch.arange(4), 0, "train", 10)
+        >>> noise.normal(16).shape
+        torch.Size([4, 16])
+        >>> noise.normal(16).equal(noise.restart().normal(16))  # the second draw and the first
+        False
     """
 
-    def __init__(self, index: Tensor, *keys: int | str) -> None:
+    def __init__(self, index: Tensor, *keys: int | str, batch: int = 0) -> None:
         self.index = index
         self.keys = keys
+        self.batch = batch
         self.draws = 0
 
+    def restart(self) -> "Noise":
+        """Return a stream that draws the same numbers from the beginning."""
+        return Noise(self.index, *self.keys, batch=self.batch)
+
+    def generator(self, *keys: int | str) -> torch.Generator:
+        """Return a CPU generator for numbers of the whole batch, the same in all processes."""
+        return generator(*self.keys, self.batch, *keys)
+
     def uniform(self, size: int, first: int = 0) -> Tensor:
-        """Uniform numbers in (0, 1), (B, size), of which ``first`` are skipped before."""
+        """Draw uniform numbers in (0, 1), (B, size), after skipping ``first`` of them."""
         return self._next(size, first, normal=False)
 
     def normal(self, size: int, first: int = 0) -> Tensor:
-        """Standard normal numbers, (B, size), of which ``first`` are skipped before."""
+        """Draw standard normal numbers, (B, size), after skipping ``first`` of them."""
         return self._next(size, first, normal=True)
 
     def _next(self, size: int, first: int, normal: bool) -> Tensor:
@@ -92,20 +123,25 @@ class Noise:
 
 def _draw(index: Tensor, seed: int | Tensor, size: int, first: int, normal: bool) -> Tensor:
     numbers = uniform(index, size, seed, first)
-    # The inverse of the normal distribution function, at half the cost of special.ndtri.
+    # The inverse of the normal distribution function in half the time of special.ndtri.
     return numbers.mul_(2).sub_(1).erfinv_().mul_(math.sqrt(2)) if normal else numbers
 
 
-class NoiseAhead:
-    """Streams of several batches; what one of them draws is computed for all of them at once.
+class BatchedNoise:
+    """Streams of noise for several batches, whose draws are computed for all batches at once.
 
-    The numbers are those of a `Noise` for each batch. It takes some thirty operations to draw
-    them, on few numbers, which costs a small network a tenth of its time.
+    The numbers are those of one `Noise` per batch. A draw takes about thirty small operations,
+    which is a tenth of the time of a training step with a small network.
 
     Args:
-        index: One integer per image of all batches, (N,).
-        size: Images of a batch; the last one may have fewer.
-        keys: What else the noise of each batch depends on.
+        index: Position of each image of all batches in the data set, int64, (N,).
+        size: Number of images per batch; the last one may have fewer.
+        keys: Further keys of the noise of each batch.
+
+    Example:
+        >>> noise = BatchedNoise(torch.arange(6), 3, [("train", 0), ("train", 1)])
+        >>> noise.part(1).normal(2).equal(Noise(torch.arange(3, 6), "train", 1).normal(2))
+        True
     """
 
     def __init__(self, index: Tensor, size: int, keys: Sequence[tuple[int | str, ...]]) -> None:
@@ -113,24 +149,24 @@ class NoiseAhead:
         self._drawn: dict[tuple[Any, ...], Tensor] = {}
 
     def part(self, i: int) -> Noise:
-        """The stream of batch ``i``, to be drawn from once."""
+        """Return the stream of batch ``i``."""
         return _Part(self, i)
 
     def draw(self, i: int, draw: int, size: int, first: int, normal: bool) -> Tensor:
-        """The numbers of one draw of batch ``i``, (B, size)."""
+        """Return the numbers of one draw of batch ``i``, (B, size)."""
         what = draw, size, first, normal
         if what not in self._drawn:
             seeds = torch.tensor([derive_seed(*keys, draw) for keys in self.keys])
             of_image = seeds.repeat_interleave(self.size)[: len(self.index)].to(self.index.device)
             self._drawn[what] = _draw(self.index, of_image, size, first, normal)
-        # Detached: autograd would carry what somebody does to them in place to the other batches.
+        # Detached, so that autograd does not track in-place changes across batches.
         return self._drawn[what][i * self.size : (i + 1) * self.size].detach()
 
 
 class _Part(Noise):
-    """One of the streams of a `NoiseAhead`."""
+    """Stream of one batch of a `BatchedNoise`."""
 
-    def __init__(self, ahead: NoiseAhead, i: int) -> None:
+    def __init__(self, ahead: BatchedNoise, i: int) -> None:
         first = i * ahead.size
         super().__init__(ahead.index[first : first + ahead.size], *ahead.keys[i])
         self.ahead, self.i = ahead, i
@@ -141,18 +177,56 @@ class _Part(Noise):
 
 
 def generator(*keys: int | str) -> torch.Generator:
-    """A CPU generator whose seed is derived from ``keys``; it leaves torch's global one alone."""
+    """Return a CPU generator whose seed is derived from keys, see `derive_seed`.
+
+    Example:
+        >>> torch.randperm(3, generator=generator(0, "a")).sort().values.tolist()
+        [0, 1, 2]
+    """
     return torch.Generator().manual_seed(derive_seed(*keys))
 
 
 def state(device: torch.device) -> list[Tensor]:
-    """The state of torch's own generators: of the CPU and, if it is used, of a GPU."""
+    """Return the state of torch's global generators: of the CPU and, for a GPU, of the device.
+
+    Example:
+        >>> states = state(torch.device("cpu"))
+        >>> first = torch.rand(3)
+        >>> restore(states, torch.device("cpu"))
+        >>> torch.rand(3).equal(first)
+        True
+    """
     states = [torch.get_rng_state()]
     return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
 
 
 def restore(states: list[Tensor], device: torch.device) -> None:
-    """Put torch's own generators back into a `state`."""
+    """Restore a `state` of torch's global generators.
+
+    Example:
+        >>> restore(state(torch.device("cpu")), torch.device("cpu"))
+    """
     torch.set_rng_state(states[0].cpu())
     if device.type == "cuda" and len(states) > 1:
         torch.cuda.set_rng_state(states[1].cpu(), device)
+
+
+def choose(total: int, n: int, *keys: int | str) -> Tensor:
+    """Choose ``n`` of ``total`` positions randomly, each at most once if there are enough.
+
+    Args:
+        total: Number of positions.
+        n: Number of positions to choose.
+        *keys: Keys of the seed, see `derive_seed`.
+
+    Returns:
+        Positions, int64, (n,).
+
+    Example:
+        >>> choose(3, 3, "images").sort().values.tolist()
+        [0, 1, 2]
+    """
+    source = generator(*keys)
+    if n <= total:
+        return torch.randperm(total, generator=source)[:n]
+    return torch.randint(total, (n,), generator=source)

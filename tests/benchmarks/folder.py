@@ -90,7 +90,7 @@ def line(found: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Metric, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--files", type=int, nargs="+", default=[2_000, 20_000, 200_000])
     parser.add_argument("--batches", type=int, default=300)

@@ -5,7 +5,7 @@
 Needs ``sbatch`` and a cluster on which this machine is a node. Each job is the template of
 configs/cluster with two processes on the CPU, and gets SIGUSR1 at random moments: in both processes
 at once, some time apart, or in one of them only. It must be requeued every time, and end with the
-weights, the optimiser and the log of the uninterrupted job, bit for bit.
+weights, the optimizer and the log of the uninterrupted job, bit for bit.
 """
 
 import argparse
@@ -26,8 +26,8 @@ TEMPLATE = Path(__file__).parents[2] / "configs" / "cluster" / "slurm.sbatch"
 RESOURCES = ["--nodes=1", "--ntasks-per-node=2", "--cpus-per-task=1", "--gpus-per-node=0"]
 OPTIONS = [
     *("--model=VQVAE", "--model.encoder.hidden=8", "--model.decoder.hidden=8"),
-    *("--model.quantizer.codes=16", "--data.train_size=1040", "--data.val_size=80"),
-    *("--data.test_size=8", "--data.batch_size=8", "--data.pixels=dynamic"),
+    *("--model.quantizer.codebook_size=16", "--data.train_size=1040", "--data.val_size=80"),
+    *("--data.test_size=8", "--data.batch_size=8", "--data.binarization=dynamic"),
     *("--trainer.max_epochs=6", "--trainer.log_every_n_steps=5", "--trainer.accelerator=cpu"),
     *("--trainer.strategy=ddp", "--trainer.enable_progress_bar=false"),
 ]

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from vae_lightning import cpu
 from vae_lightning.__main__ import main
+from vae_lightning.training import cpu
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DRAWS = 200
@@ -113,7 +113,7 @@ def train(model: Any, x: Tensor, workload: Workload, optimizer: torch.optim.Opti
             q = model.posterior(batch)
             epsilon = torch.randn_like(q.mu)
             params = model.decoder(torch.addcmul(q.mu, (0.5 * q.log_var).exp(), epsilon), None)
-            loss = (q.kl().sum(1) - model.likelihood.log_prob(params, batch)).mean()
+            loss = (model.prior.kl(q).sum(1) - model.likelihood.log_prob(params, batch)).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -146,7 +146,7 @@ def bare(x: Tensor, workload: Workload, rounds: int, compiled: bool = False) -> 
 
     What ``vae`` saves on a CPU is saved here too.
     """
-    cpu.spare()
+    cpu.tune_process()
     model, x = our_model(workload).to(DEVICE), x.to(DEVICE)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=1e-3, fused=True)
@@ -188,7 +188,7 @@ def vae(x: Tensor, workload: Workload, rounds: int, extra: Sequence[str] = ()) -
         for _ in range(rounds):
             limit = f"--trainer.limit_test_batches={n // workload.batch_size}"
             checkpoint = f"--ckpt_path={folder}/it/version_0/checkpoints/last.ckpt"
-            draws = f"--metrics.log_likelihood.samples={DRAWS}"
+            draws = f"--metrics.log_likelihood.num_samples={DRAWS}"
             main(["test", checkpoint, limit, draws, *watched])
     return clocks.Epochs.seconds
 

@@ -4,7 +4,7 @@
 
 Each variant is trained once without interruption, and once more with ``kill -9`` at random moments:
 among them while a checkpoint is being written, since one is written every few steps. Every
-continuation is ``vae fit --ckpt_path .../last.ckpt``. The weights, the optimiser, the log and the
+continuation is ``vae fit --ckpt_path .../last.ckpt``. The weights, the optimizer, the log and the
 pictures must then be the same, bit for bit. Trainings are forked off one process that has imported
 everything, which takes the longest otherwise.
 """
@@ -25,26 +25,41 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import torch
 
 from vae_lightning.__main__ import main as vae
-from vae_lightning.runs import last_checkpoint, next_free
+from vae_lightning.cli.run_folders import last_checkpoint, next_free
 
 CONV = ["--model.encoder.channels=[4,8]", "--model.decoder.channels=[8,4]"]
 RESIDUAL = ["--model.encoder.hidden=8", "--model.decoder.hidden=8"]
 WARMUP = ["--model.schedule=LinearWarmup", "--model.schedule.steps=30"]
 PLATEAU = [
-    "--model.lr_scheduler=lightning.pytorch.cli.ReduceLROnPlateau",
-    *("--model.lr_scheduler.monitor=val/loss", "--model.lr_scheduler.patience=0"),
+    "--lr_scheduler=lightning.pytorch.cli.ReduceLROnPlateau",
+    *("--lr_scheduler.monitor=val/loss", "--lr_scheduler.patience=0"),
 ]
+WARM_LR = ["--lr_scheduler=CosineAnnealingLR", "--lr_scheduler.T_max=5"]
 VARIANTS = {
     "VAE": CONV,
     "BetaVAE": [*CONV, *WARMUP, *PLATEAU],
-    "CVAE": [*CONV, "--model.updates_per_call=1", "--data.num_workers=1"],
-    "IWAE": [*CONV, "--model.samples=2", "--model.optimizer=SGD", "--model.optimizer.lr=1e-4"],
-    "VQVAE": [*RESIDUAL, "--model.quantizer.codes=16"],
+    "CVAE": [*CONV, "--training.steps_per_call=1", "--data.num_workers=1"],
+    "IWAE": [*CONV, "--model.num_samples=2", "--optimizer=SGD", "--optimizer.lr=1e-4"],
+    "VQVAE": [*RESIDUAL, "--model.quantizer.codebook_size=16"],
+    "VAE+VampPrior": [*CONV, "--model.prior=VampPrior", "--model.prior.components=10"],
+    "VAE+IAF": [*CONV, "--model.posterior=IAFPosterior", "--model.posterior.hidden=[16]"],
+    "BetaTCVAE": CONV,
+    "WAE": CONV,
+    "HierarchicalVAE": [*CONV, "--model.latent_dim=8", "--model.top_dim=4", "--model.hidden=[8]"],
+    "CategoricalVAE": CONV,
+    "FactorVAE": [*CONV, "--model.critic_hidden=[8]", "--critic_optimizer.lr=1e-4"],
+    "AdversarialAutoencoder": [*CONV, *WARM_LR, "--model.critic_hidden=[8]"],
 }
+"""Models, and options after a plus sign, that are trained."""
+
 EPOCHS = 5
 COMMON = [
     *("--data.train_size=330", "--data.val_size=40", "--data.test_size=8", "--data.batch_size=16"),
-    *("--data.pixels=dynamic", f"--trainer.max_epochs={EPOCHS}", "--trainer.log_every_n_steps=3"),
+    *(
+        "--data.binarization=dynamic",
+        f"--trainer.max_epochs={EPOCHS}",
+        "--trainer.log_every_n_steps=3",
+    ),
     *("--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"),
     *("--last.every_n_steps=4", "--figures.traversals=null", "--figures.latents=null"),
 ]
@@ -130,8 +145,10 @@ def differences(whole: Path, killed: Path) -> list[str]:
         one, other = (
             torch.load(run / "checkpoints" / name, weights_only=True) for run in (whole, killed)
         )
-        parts = "state_dict", "optimizer_states", "lr_schedulers", "global_step", "step"
+        parts = "state_dict", "optimizer_states", "lr_schedulers", "global_step"
         found += [f"{name}: {part}" for part in parts if not _same(one[part], other[part])]
+        if one["vae_lightning"]["step"] != other["vae_lightning"]["step"]:
+            found.append(f"{name}: step")
     if (whole / "metrics.csv").read_text() != (killed / "metrics.csv").read_text():
         found.append("metrics.csv")
     pictures = [
@@ -167,7 +184,7 @@ def main() -> None:
         folder = Path(name)
         log = folder / "log"
         for variant in args.variants:
-            common = ["fit", f"--model={variant}", *VARIANTS[variant], *COMMON]
+            common = ["fit", f"--model={variant.partition('+')[0]}", *VARIANTS[variant], *COMMON]
             common += [f"--output_dir={folder / variant}"]
             began = time.monotonic()
             finish(start([*common, "--name=whole"], log), log)

@@ -175,7 +175,7 @@ def machine() -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Metric, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     choices = ["start", *IMAGES]
     parser.add_argument("--workloads", nargs="+", choices=choices, default=choices)

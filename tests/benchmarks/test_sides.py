@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vae_lightning.data import Batch
+from vae_lightning.randomness import Noise
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -44,11 +44,12 @@ def test_loops_by_hand_find_the_same_likelihood():
         head.load_state_dict({"weight": weight, "bias": bias})
     x = torch.randint(256, (4, 1, 28, 28), dtype=torch.uint8)
     draws = 2_000
-    batch = Batch(x.float() / 255, None, torch.arange(4))
-    expected = ours.log_marginal(batch, draws, 256).float()
+    images = x.float() / 255
+    noise = Noise(torch.arange(4), "benchmark")
+    expected = ours.log_marginal(images, None, noise, draws, 256).float()
     assert expected.std() > 1
     by_hand = sides.log_likelihoods(ours, x, 3, draws)
     with torch.no_grad():
-        textbook = theirs.log_likelihood(batch.x, draws)
+        textbook = theirs.log_likelihood(images, draws)
     torch.testing.assert_close(by_hand, expected, rtol=0, atol=0.5)
     torch.testing.assert_close(textbook, expected, rtol=0, atol=0.5)

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # for --trainer.callbacks+=clock
 
 import clocks  # noqa: E402
 
-from vae_lightning import cli  # noqa: E402
+from vae_lightning.cli.main import run  # noqa: E402
 
 
 def main() -> None:
@@ -24,7 +24,7 @@ def main() -> None:
     imports = clocks.FirstStep.since - begun
     with tempfile.TemporaryDirectory() as folder:
         own = [f"--output_dir={folder}", "--trainer.callbacks+=clocks.FirstStep"]
-        cli.run(["fit", *sys.argv[1:], *own])
+        run(["fit", *sys.argv[1:], *own])
     found = clocks.FirstStep.found | clocks.Workers.found
     print(json.dumps({"imports": imports, **found}))
 

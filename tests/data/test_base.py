@@ -16,6 +16,7 @@ from vae_lightning.data.base import (
 )
 from vae_lightning.errors import UserError
 from vae_lightning.randomness import Noise
+from vae_lightning.training.module import LitVAE
 
 
 def loaded(data, stage="fit"):
@@ -126,24 +127,24 @@ def test_joined_batches_of_either_part_or_both():
 
 
 @pytest.mark.parametrize("train_on_val", [False, True])
-@pytest.mark.parametrize("pixels", ["grey", "threshold", "dynamic"])
-def test_mean_image_is_that_of_what_is_trained_on(blobs, pixels, train_on_val):
+@pytest.mark.parametrize("binarization", ["none", "threshold", "dynamic"])
+def test_mean_image_is_that_of_what_is_trained_on(blobs, binarization, train_on_val):
     images = {"train": torch.randint(0, 256, (1203, 1, 8, 8), dtype=torch.uint8)}
     images["val"] = torch.randint(0, 256, (302, 1, 8, 8), dtype=torch.uint8)
-    data = blobs(pixels=pixels, train_on_val=train_on_val)
+    data = blobs(binarization=binarization, train_on_val=train_on_val)
     data.load = lambda split: InMemory(Images(images[split], None))
     mean = loaded(data).mean_image()
     x = torch.cat(list(images.values())) if train_on_val else images["train"]
-    expected = (x > 127).double() if pixels == "threshold" else x.double() / 255
+    expected = (x > 127).double() if binarization == "threshold" else x.double() / 255
     assert mean.dtype == torch.float32
     torch.testing.assert_close(mean, expected.mean(0).float())
 
 
 def test_dynamic_images_have_the_mean_image_on_average(blobs):
     """To 4.5 standard errors."""
-    data = loaded(blobs(pixels="dynamic"))
+    data = loaded(blobs(binarization="dynamic"))
     images = data.datasets["train"].images.x
-    epochs = [data.treat(images, torch.arange(64), 0, "train", epoch) for epoch in range(200)]
+    epochs = [data.preprocess(images, torch.arange(64), 0, "train", epoch) for epoch in range(200)]
     p = images.double() / 255
     error = (p * (1 - p)).sum(0).sqrt() / 64 / math.sqrt(200)
     difference = torch.stack(epochs).double().mean((0, 1)) - data.mean_image()
@@ -157,24 +158,24 @@ def test_loading_leaves_the_global_generator_alone(blobs):
     assert torch.get_rng_state().equal(before)
 
 
-def treat(data, epoch=0, index=None):
+def preprocess(data, epoch=0, index=None):
     x = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(400, -1, -1, -1)
     index = torch.arange(400) if index is None else index
-    return data.treat(x, index, 0, "train", epoch)
+    return data.preprocess(x, index, 0, "train", epoch)
 
 
-def test_grey(blobs):
-    x = treat(blobs(pixels="grey"))
+def test_gray(blobs):
+    x = preprocess(blobs(binarization="none"))
     assert x[0].flatten().tolist() == pytest.approx([i / 255 for i in range(256)])
 
 
 def test_threshold(blobs):
-    x = treat(blobs(pixels="threshold"))
+    x = preprocess(blobs(binarization="threshold"))
     assert x[0].flatten().tolist() == [0.0] * 128 + [1.0] * 128
 
 
-def test_dynamic_is_one_with_the_probability_of_the_grey_value(blobs):
-    x = treat(blobs(pixels="dynamic"))
+def test_dynamic_is_one_with_the_probability_of_the_gray_value(blobs):
+    x = preprocess(blobs(binarization="dynamic"))
     assert set(x.unique().tolist()) == {0.0, 1.0}
     p = torch.arange(256) / 255
     error = (x.mean(0).flatten() - p).abs()
@@ -184,22 +185,22 @@ def test_dynamic_is_one_with_the_probability_of_the_grey_value(blobs):
 
 
 def test_dynamic_is_drawn_anew_each_epoch_and_is_a_function_of_the_image(blobs):
-    data = blobs(pixels="dynamic")
-    first = treat(data)
-    assert treat(data).equal(first)
-    assert not treat(data, epoch=1).equal(first)
-    assert treat(data, index=torch.arange(400).flip(0)).equal(first.flip(0))
+    data = blobs(binarization="dynamic")
+    first = preprocess(data)
+    assert preprocess(data).equal(first)
+    assert not preprocess(data, epoch=1).equal(first)
+    assert preprocess(data, index=torch.arange(400).flip(0)).equal(first.flip(0))
 
 
 def test_dynamic_evaluation_never_changes(blobs):
     """Some codebases redraw the test set whenever it is looked at."""
-    data = loaded(blobs(pixels="dynamic", batch_size=5))
+    data = loaded(blobs(binarization="dynamic", batch_size=5))
     passes = [
         torch.cat([data.on_after_batch_transfer(b, 0).x for b in data.val_dataloader()])
         for _ in range(2)
     ]
     assert passes[0].equal(passes[1])
-    other_batches = loaded(blobs(pixels="dynamic", batch_size=64))
+    other_batches = loaded(blobs(binarization="dynamic", batch_size=64))
     whole = [other_batches.on_after_batch_transfer(b, 0).x for b in other_batches.val_dataloader()]
     assert torch.cat(whole).equal(passes[0])
 
@@ -257,23 +258,23 @@ def quiet_trainer(tmp_path, *callbacks):
 def watched_fit(data, tmp_path, seed=0):
     torch.manual_seed(seed)
     watcher, model = Watcher(), NoiseWatcher(image_shape=(1, 8, 8))
-    quiet_trainer(tmp_path, watcher).fit(model, datamodule=data)
+    quiet_trainer(tmp_path, watcher).fit(LitVAE(model), datamodule=data)
     return watcher, model.epsilons
 
 
-def test_binarisation_in_a_training(blobs, tmp_path):
-    watcher, _ = watched_fit(blobs(pixels="dynamic"), tmp_path)
+def test_binarization_in_a_training(blobs, tmp_path):
+    watcher, _ = watched_fit(blobs(binarization="dynamic"), tmp_path)
     assert not watcher.images("train", 0).equal(watcher.images("train", 1))
     assert watcher.images("val", 0).equal(watcher.images("val", 1))
 
 
-def test_binarisation_in_another_training(blobs, tmp_path):
+def test_binarization_in_another_training(blobs, tmp_path):
     """Evaluation is on the same images whatever the seed, so that runs can be compared."""
     runs = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        watcher, model = Watcher(), VAE(image_shape=(1, 8, 8))
-        trainer, data = quiet_trainer(tmp_path, watcher), blobs(pixels="dynamic")
+        watcher, model = Watcher(), LitVAE(VAE(image_shape=(1, 8, 8)))
+        trainer, data = quiet_trainer(tmp_path, watcher), blobs(binarization="dynamic")
         trainer.fit(model, datamodule=data)
         trainer.test(model, datamodule=data, verbose=False)
         runs.append(watcher)

@@ -4,6 +4,7 @@ import torch
 
 from vae_lightning import VAE, Digits
 from vae_lightning.data import strokes
+from vae_lightning.training.module import LitVAE
 
 
 @pytest.fixture
@@ -64,9 +65,9 @@ def test_a_stage_draws_what_it_needs(own_cache):
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = pl.Trainer(accelerator="cpu", max_epochs=1, enable_model_summary=False, **quiet)
     data = Digits(train_size=60, val_size=10, test_size=20, batch_size=10)
-    trainer.fit(VAE(latent_dim=2), datamodule=data)
+    trainer.fit(LitVAE(VAE(latent_dim=2)), datamodule=data)
     assert [path.name.split("-")[1] for path in own_cache.iterdir()] == ["train"]
-    trainer.test(VAE(latent_dim=2), datamodule=data, verbose=False)
+    trainer.test(LitVAE(VAE(latent_dim=2)), datamodule=data, verbose=False)
     assert {path.name.split("-")[1] for path in own_cache.iterdir()} == {"train", "test"}
 
 

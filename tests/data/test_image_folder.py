@@ -51,8 +51,8 @@ def test_images_beside_sub_folders_have_no_classes(classes):
     assert data.datasets["train"].images.y is None
 
 
-def test_grey(classes):
-    data = load(classes, color="grey")
+def test_gray(classes):
+    data = load(classes, color="gray")
     assert data.image_shape == (1, 8, 8)
     assert data.datasets["train"].images.x.shape[1:] == (1, 8, 8)
 
@@ -177,7 +177,7 @@ def test_no_folder_and_no_images(tmp_path):
     ("kwargs", "message"),
     [
         ({"size": 0}, "size must be positive"),
-        ({"val_share": 0.5, "test_share": 0.5}, "leave something for training"),
+        ({"val_share": 0.5, "test_share": 0.5}, "leave images for training"),
         ({"val_share": 0.0}, "must be positive"),
     ],
 )

@@ -105,7 +105,7 @@ def test_damaged_files_are_named(root, name, how):
 def test_labels_out_of_range(root):
     path = root / "MNIST" / "raw" / "t10k-labels-idx1-ubyte"
     path.write_bytes(idx(torch.arange(12)))
-    with pytest.raises(UserError, match="t10k-labels-idx1-ubyte does not fit"):
+    with pytest.raises(UserError, match="t10k-labels-idx1-ubyte does not match"):
         small(root).setup("test")
 
 

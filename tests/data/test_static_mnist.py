@@ -89,9 +89,9 @@ def test_images_are_those_of_the_files_in_their_order(root, bits, asked):
     assert before == {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("pixels", ["grey", "threshold", "dynamic", None])
-def test_pixels_change_nothing(root, bits, pixels):
-    data = loaded(root, **({"pixels": pixels} if pixels else {}))
+@pytest.mark.parametrize("binarization", ["none", "threshold", "dynamic", None])
+def test_binarization_changes_nothing(root, bits, binarization):
+    data = loaded(root, **({"binarization": binarization} if binarization else {}))
     (batch,) = data.test_dataloader()
     x = data.on_after_batch_transfer(batch, 0).x
     assert x.equal(bits["test"].view(5, 1, 28, 28).float())
@@ -99,9 +99,9 @@ def test_pixels_change_nothing(root, bits, pixels):
     torch.testing.assert_close(mean, bits["train"].float().mean(0))
 
 
-@pytest.mark.parametrize("pixels", ["grey", "threshold", "dynamic"])
-def test_is_binary_whatever_pixels_says(pixels):
-    assert StaticMNIST(pixels=pixels).is_binary
+@pytest.mark.parametrize("binarization", ["none", "threshold", "dynamic"])
+def test_is_binary_whatever_binarization_says(binarization):
+    assert StaticMNIST(binarization=binarization).is_binary
 
 
 def test_train_on_val(root, bits):
@@ -158,7 +158,7 @@ def test_cache_of_other_files_is_not_taken(root, bits, monkeypatch):
     loaded(root)
     other = static_mnist.FILES["train"]._replace(sha256="0" * 64)
     monkeypatch.setitem(static_mnist.FILES, "train", other)
-    with pytest.raises(UserError, match="is not the file of its author"):
+    with pytest.raises(UserError, match="is not the published file"):
         loaded(root)
 
 
@@ -179,7 +179,7 @@ def test_files_with_another_content_are_named(root, bits, split, cache):
         path.unlink()
     (root / "binarized_mnist" / name).write_bytes(text(rows))
     message = sentence(root)
-    assert f"{root / 'binarized_mnist' / name} is not the file of its author" in message
+    assert f"{root / 'binarized_mnist' / name} is not the published file" in message
     assert static_mnist.FILES[split].sha256[:12] in message
     assert not list(cache.rglob("*.pt"))  # nothing of it is kept
 
@@ -249,7 +249,7 @@ def test_only_the_missing_file_is_downloaded(root, bits, monkeypatch):
 def test_downloads_are_checked(tmp_path, bits, monkeypatch, cache):
     contents = dict.fromkeys(urls(bits), b"<html>Please log in</html>")
     monkeypatch.setattr("urllib.request.urlopen", server(contents))
-    assert "binarized_mnist_train.amat is not the file of its author" in sentence(tmp_path)
+    assert "binarized_mnist_train.amat is not the published file" in sentence(tmp_path)
     assert not list(cache.rglob("*.pt"))
 
 

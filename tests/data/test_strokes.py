@@ -19,7 +19,7 @@ KNOWN_STD = 0.305281
 
 
 def plain(digit: int, **values: float) -> Strokes:
-    """One image of the plain template, upright and centred but for the given factors."""
+    """One image of the plain template, upright and centered but for the given factors."""
     factors = {"slant": 0.0, "thickness": 2.5, "rotation": 0.0, "scale": 16.0}
     factors |= {"digit": float(digit), "shift_x": 0.0, "shift_y": 0.0} | values
     row = torch.tensor([[factors[name] for name in FACTORS]])
@@ -31,8 +31,8 @@ def ink(digit: int, size: int = 28, **values: float) -> Tensor:
     return render(plain(digit, **values), size=size)[0, 0].double() / 255
 
 
-def centre(image: Tensor) -> tuple[float, float]:
-    """Centre of mass, x and y in pixels."""
+def center(image: Tensor) -> tuple[float, float]:
+    """Center of mass, x and y in pixels."""
     axis = torch.arange(image.shape[0]) + 0.5
     mass = image.sum()
     return float((image.sum(0) * axis).sum() / mass), float((image.sum(1) * axis).sum() / mass)
@@ -40,7 +40,7 @@ def centre(image: Tensor) -> tuple[float, float]:
 
 def lean(image: Tensor) -> float:
     """How far right the ink moves per pixel upwards: the regression of x on height."""
-    x, y = centre(image)
+    x, y = center(image)
     axis = torch.arange(image.shape[0]) + 0.5
     dx, dy = axis[None, :] - x, axis[:, None] - y
     return float(-(image * dx * dy).sum() / (image * dy**2).sum())
@@ -152,10 +152,10 @@ def test_a_last_bit_hardly_matters() -> None:
 
 
 @pytest.mark.parametrize("digit", DIGITS)
-def test_shift_moves_the_centre_of_mass(digit: int) -> None:
-    x, y = centre(ink(digit))
+def test_shift_moves_the_center_of_mass(digit: int) -> None:
+    x, y = center(ink(digit))
     for move_x, move_y in [(1.5, 0.0), (0.0, -1.5), (-0.7, 1.1)]:
-        moved_x, moved_y = centre(ink(digit, shift_x=move_x, shift_y=move_y))
+        moved_x, moved_y = center(ink(digit, shift_x=move_x, shift_y=move_y))
         # The soft edge keeps the amount of ink between the pixels only roughly.
         assert moved_x - x == pytest.approx(move_x, abs=0.1)
         assert moved_y - y == pytest.approx(move_y, abs=0.1)

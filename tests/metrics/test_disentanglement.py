@@ -187,11 +187,11 @@ def test_two_rows_are_enough(name):
 @pytest.mark.parametrize(
     ("codes", "factors", "categorical", "sentence"),
     [
-        (torch.rand(4), torch.rand(4, 1), [False], "codes must have a row for each image"),
-        (torch.rand(4, 0), torch.rand(4, 1), [False], "codes must have a row for each image"),
-        (torch.rand(4, 2), torch.rand(4), [False], "factors must have a row for each image"),
-        (torch.rand(4, 2), torch.rand(4, 0), [], "factors must have a row for each image"),
-        (torch.rand(4, 2), torch.rand(5, 1), [False], "equally many rows, got 4 and 5"),
+        (torch.rand(4), torch.rand(4, 1), [False], "codes must have one row per image"),
+        (torch.rand(4, 0), torch.rand(4, 1), [False], "codes must have one row per image"),
+        (torch.rand(4, 2), torch.rand(4), [False], "factors must have one row per image"),
+        (torch.rand(4, 2), torch.rand(4, 0), [], "factors must have one row per image"),
+        (torch.rand(4, 2), torch.rand(5, 1), [False], "the same number of rows, got 4 and 5"),
         (torch.rand(4, 2), torch.rand(4, 2), [False], "each of 2 factors, got 1"),
         (torch.rand(1, 2), torch.rand(1, 1), [False], "at least 2 rows, got 1"),
         (torch.full((4, 2), torch.nan), torch.rand(4, 1), [False], "must be finite"),
@@ -297,7 +297,7 @@ def test_predictability_is_the_squared_correlation():
 
 
 def test_gap_of_a_category_is_of_balanced_accuracies_above_chance():
-    """Nine tenths are of class 0 and recognised; of the rest, one half is: recalls of 1 and 1/2.
+    """Nine tenths are of class 0 and recognized; of the rest, one half is: recalls of 1 and 1/2.
 
     The mean is 3/4, half way from chance to no mistake. Unbalanced, 95 % would be right.
     """
@@ -489,7 +489,7 @@ def by_hand(codes: list[int], size: int = 3) -> Tensor:
 
 
 def test_votes_counted_by_hand():
-    # Code 0 is learnt as factor 7 (2 of 3 votes), code 1 as factor 4, code 2 was never seen.
+    # Code 0 is learned as factor 7 (2 of 3 votes), code 1 as factor 4, code 2 was never seen.
     variances = by_hand([0, 0, 0, 1, 1, 0, 0, 1, 2])
     fixed = torch.tensor([7, 7, 5, 4, 4, 7, 5, 4, 4])
     active = torch.ones(3, dtype=torch.bool)

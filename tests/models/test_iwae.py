@@ -8,7 +8,7 @@ from torch import nn
 from torch.distributions import Bernoulli, Independent, MultivariateNormal, Normal
 
 from vae_lightning import IWAE, VAE
-from vae_lightning.likelihoods import Gaussian
+from vae_lightning.distributions.likelihoods import Gaussian
 from vae_lightning.nets import MLPDecoder, MLPEncoder
 from vae_lightning.randomness import Noise
 
@@ -43,8 +43,9 @@ class LinearEncoder(nn.Module):
 class LinearDecoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.weight = torch.linalg.qr(torch.randn(4, 2)).Q * torch.tensor([1.5, 0.7])
-        self.offset = torch.rand(4)
+        weight = torch.linalg.qr(torch.randn(4, 2)).Q * torch.tensor([1.5, 0.7])
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.offset = nn.Parameter(torch.rand(4), requires_grad=False)
 
     def forward(self, z, condition=None):
         return (z @ self.weight.T + self.offset).view(-1, 1, 2, 2)
@@ -62,8 +63,8 @@ def linear():
 
 
 def bound(model, x, samples):
-    model.samples = samples
-    return -model.terms(x, None, Noise(torch.arange(len(x)), "test")).negative_bound
+    model.num_samples = samples
+    return -model.terms(x, None, Noise(torch.arange(len(x)), "test")).negative_iwae_bound
 
 
 @pytest.mark.parametrize("samples", [1, 2, 7])
@@ -95,7 +96,7 @@ def test_bound_of_a_worse_posterior_rises_to_the_likelihood(linear):
 
 
 def test_bound_is_that_of_torch_distributions(batch):
-    model = IWAE(image_shape=(1, 8, 8), latent_dim=3, samples=4)
+    model = IWAE(image_shape=(1, 8, 8), latent_dim=3, num_samples=4)
     terms = model.terms(batch.x, None, Noise(batch.indices, "test"))
     mu, log_var = model.encoder(batch.x).chunk(2, dim=1)
     q = Independent(Normal(mu, (log_var / 2).exp()), 1)
@@ -108,8 +109,8 @@ def test_bound_is_that_of_torch_distributions(batch):
         weights.append(p.log_prob(batch.x) + prior.log_prob(z) - q.log_prob(z))
     # In float64 the mean of the weights themselves can be taken.
     expected = torch.stack(weights).double().exp().mean(0).log().float()
-    torch.testing.assert_close(-terms.negative_bound, expected)
-    assert model.objective(terms).equal(terms.negative_bound)
+    torch.testing.assert_close(-terms.negative_iwae_bound, expected)
+    assert model.objective(terms).equal(terms.negative_iwae_bound)
 
 
 def test_gradient_with_one_sample_is_that_of_the_vae():
@@ -118,7 +119,7 @@ def test_gradient_with_one_sample_is_that_of_the_vae():
     with torch.no_grad():  # far from the prior, so that the KL term matters
         for parameter in vae.encoder.parameters():
             parameter.normal_()
-    iwae = small(IWAE, samples=1)
+    iwae = small(IWAE, num_samples=1)
     iwae.load_state_dict(vae.state_dict())
     x = torch.tensor([[1.0, 0, 1, 1], [0, 0, 0, 1]]).view(2, 1, 2, 2).repeat(1000, 1, 1, 1)
 
@@ -139,7 +140,7 @@ def test_gradient_with_one_sample_is_that_of_the_vae():
 
 def test_more_samples_train_on_another_gradient():
     """Not on the mean of single bounds, which is what a VAE does."""
-    iwae, vae = small(IWAE, samples=5), small(VAE, samples=5)
+    iwae, vae = small(IWAE, num_samples=5), small(VAE, num_samples=5)
     vae.load_state_dict(iwae.state_dict())
     x = torch.rand(3, 1, 2, 2).round()
     noise = [Noise(torch.arange(3), "test") for _ in range(2)]
@@ -147,10 +148,10 @@ def test_more_samples_train_on_another_gradient():
     assert ours.reconstruction.equal(theirs.reconstruction)
     assert ours.kl.equal(theirs.kl)
     q = iwae.posterior(x)
-    z = q.sample(Noise(torch.arange(3), "test"), 5)
-    log_weights = iwae.log_likelihood(x, z) + q.log_ratio(z)
-    (gradient,) = torch.autograd.grad(ours.negative_bound.sum(), iwae.decoder.layers[-1].bias)
-    # The gradient of each draw, by its normalised importance weight.
+    draws = q.rsample(Noise(torch.arange(3), "test"), 5)
+    log_weights = iwae.log_likelihood(x, draws.z) + iwae.log_ratio(draws)
+    (gradient,) = torch.autograd.grad(ours.negative_iwae_bound.sum(), iwae.decoder.layers[-1].bias)
+    # The gradient of each draw, by its normalized importance weight.
     weights = log_weights.softmax(1).detach()
     expected = torch.autograd.grad(-(weights * log_weights).sum(), iwae.decoder.layers[-1].bias)
     torch.testing.assert_close(gradient, expected[0])
@@ -160,14 +161,14 @@ def test_more_samples_train_on_another_gradient():
 @pytest.mark.parametrize("conditional", [False, True])
 def test_terms_are_named_and_per_image(batch, conditional):
     model = IWAE(image_shape=(1, 8, 8), num_classes=4, conditional=conditional)
-    condition = model.condition(batch.y if conditional else None, 16)
-    named = model.terms(batch.x, condition, Noise(batch.indices)).named()
-    assert set(named) == {"reconstruction", "kl", "negative_elbo", "negative_bound"}
+    condition = model.encode_labels(batch.y if conditional else None, 16)
+    named = model.terms(batch.x, condition, Noise(batch.indices)).as_dict()
+    assert set(named) == {"reconstruction", "kl", "negative_elbo", "negative_iwae_bound"}
     for name, value in named.items():
         assert value.shape == (16,), name
     torch.testing.assert_close(named["negative_elbo"], named["reconstruction"] + named["kl"])
 
 
 def test_samples_must_be_positive():
-    with pytest.raises(ValueError, match="samples must be positive"):
-        IWAE(samples=0)
+    with pytest.raises(ValueError, match="num_samples must be positive"):
+        IWAE(num_samples=0)

@@ -7,26 +7,27 @@ import torch
 from vae_lightning import VQVAE
 from vae_lightning.functional import perplexity
 from vae_lightning.nets import ConvEncoder
-from vae_lightning.quantizers import VectorQuantizer
+from vae_lightning.nets.quantizers import VectorQuantizer
 from vae_lightning.randomness import Noise
+from vae_lightning.training.module import LitVAE
 
 
 def vq_vae(**quantizer) -> VQVAE:
-    arguments = {"codes": 16, "start": "uniform", **quantizer}
+    arguments = {"codebook_size": 16, "codebook_init": "uniform", **quantizer}
     return VQVAE(
         image_shape=(1, 8, 8),
         num_classes=4,
-        code_dim=6,
+        embedding_dim=6,
         quantizer=functools.partial(VectorQuantizer, **arguments),
     )
 
 
 def test_objective_has_the_weights_of_the_paper(batch):
     """||sg[z_e] - e||^2 with weight 1 and ||z_e - sg[e]||^2 with weight 0.25: not exchanged."""
-    model = vq_vae(learning="gradient").eval()
+    model = vq_vae(codebook_update="gradient").eval()
     terms = model.terms(batch.x, None, Noise(batch.indices))
     z_e = model.encoder(batch.x)
-    e = model.quantizer.codebook[model.codes(batch.x)].movedim(-1, 1)
+    e = model.quantizer.codebook[model.encode_indices(batch.x)].movedim(-1, 1)
     distance = (z_e - e).square().sum((1, 2, 3))
     torch.testing.assert_close(terms.codebook, distance)
     torch.testing.assert_close(
@@ -43,14 +44,14 @@ def test_objective_has_the_weights_of_the_paper(batch):
 
 
 def test_moving_average_replaces_the_codebook_term(batch):
-    model = vq_vae(learning="ema").eval()
+    model = vq_vae(codebook_update="ema").eval()
     terms = model.terms(batch.x, None, Noise(batch.indices))
     assert terms.codebook.abs().max() == 0
     assert terms.commitment.min() > 0
 
 
 def test_terms_are_computed_in_evaluation_too(batch):
-    model = vq_vae(learning="gradient").eval()
+    model = vq_vae(codebook_update="gradient").eval()
     terms = model.terms(batch.x, None, Noise(batch.indices))
     assert terms.codebook.min() > 0
     assert terms.commitment.min() > 0
@@ -58,15 +59,16 @@ def test_terms_are_computed_in_evaluation_too(batch):
 
 def test_codes_decode_to_the_reconstruction(batch):
     model = vq_vae()
-    codes = model.codes(batch.x)
+    codes = model.encode_indices(batch.x)
     assert codes.shape == (16, 2, 2)
     assert codes.dtype == torch.int64
-    torch.testing.assert_close(model.decode_codes(codes), model.reconstruct(batch.x))
+    torch.testing.assert_close(model.decode_indices(codes), model.reconstruct(batch.x))
 
 
 def test_perplexity_is_that_of_the_epoch(blobs, tmp_path):
     """Not the mean of the batches' perplexities, which is smaller."""
     model = vq_vae()
+    lit = LitVAE(model)
     trainer = pl.Trainer(
         accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
     )
@@ -76,8 +78,8 @@ def test_perplexity_is_that_of_the_epoch(blobs, tmp_path):
     # Codes that are used: the vectors of some images.
     model.quantizer.codebook.data = model.encoder(x[:4]).detach().movedim(1, -1).reshape(16, 6)
     for _ in range(2):  # and not what is left of an epoch before
-        result = trainer.test(model, datamodule=data, verbose=False)[0]
-    codes = model.codes(x)
+        result = trainer.test(lit, datamodule=data, verbose=False)[0]
+    codes = model.encode_indices(x)
     counts = torch.bincount(codes.flatten(), minlength=16)
     assert result["test/perplexity"] == pytest.approx(perplexity(counts).item(), rel=1e-5)
     assert result["test/codes_used"] == pytest.approx((counts > 0).float().mean().item())

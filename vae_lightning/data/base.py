@@ -1,4 +1,4 @@
-"""What every data module has in common: splits, pixel treatment, sharding, in-memory batches."""
+"""Base class of the data modules: splits, preprocessing, sharding and in-memory batches."""
 
 import itertools
 import warnings
@@ -12,13 +12,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from vae_lightning import randomness
-from vae_lightning.checkpoint import remember_arguments
-from vae_lightning.data.batch import Batch
+from vae_lightning.batch import Batch
 from vae_lightning.errors import UserError
 from vae_lightning.nets import ImageShape
+from vae_lightning.settings import Configurable
+from vae_lightning.training import compat
 
 Split = Literal["train", "val", "test"]
-Pixels = Literal["grey", "threshold", "dynamic"]
+Binarization = Literal["none", "threshold", "dynamic"]
 
 
 class Images(NamedTuple):
@@ -33,12 +34,12 @@ class Images(NamedTuple):
     y: Tensor | None
 
     def take(self, indices: Tensor) -> "Images":
-        """The images at ``indices``, (n,)."""
+        """Return the images at ``indices``, (n,)."""
         return Images(self.x[indices], None if self.y is None else self.y[indices])
 
 
 class InMemory(Dataset[Batch]):
-    """A data set whose batches are cut out of one tensor at once, with no work per image.
+    """Data set that indexes whole batches of one tensor, without work per image.
 
     Args:
         images: The images.
@@ -59,11 +60,11 @@ class InMemory(Dataset[Batch]):
 
 
 class Joined(Dataset[Batch]):
-    """Two data sets of whole batches, one after the other; the second one's indices follow on.
+    """Concatenation of two data sets that return whole batches.
 
     Args:
-        first: Its images come first.
-        second: These follow.
+        first: The first images.
+        second: The images after them. Their indices continue those of ``first``.
     """
 
     def __init__(self, first: Dataset[Batch], second: Dataset[Batch]) -> None:
@@ -91,27 +92,27 @@ class Joined(Dataset[Batch]):
 
 
 def _as_is(batch: Any) -> Any:
-    """The collate function of data sets that return whole batches."""
+    """Return the batch unchanged: the collate function of data sets that return whole batches."""
     return batch
 
 
 class ShardSampler(DistributedSampler[Any]):
-    """Every ``num_replicas``-th image for each process, without padding.
+    """Sampler that gives every ``num_replicas``-th image to each process, without padding.
 
-    In training, the order is a function of (seed, epoch), and the few images that do not divide
-    evenly are left out of the epoch, because all processes must take as many steps. In evaluation
-    every image is seen exactly once. (torch's own sampler repeats images to fill up.)
+    For training, the order is a function of the seed and the epoch, and images that do not divide
+    evenly are left out of the epoch, because all processes must take the same number of steps. For
+    evaluation, every image is seen exactly once (the base class repeats images instead).
 
     Args:
         dataset: A sized data set.
         num_replicas: Number of processes.
-        rank: Number of this process.
+        rank: Index of this process.
         shuffle: Whether this is for training.
-        seed: Of the order.
+        seed: Seed of the order.
 
     Attributes:
-        done: Epoch that was interrupted, and how many of its images this process has seen: they
-            are left out when that epoch is begun again.
+        done: Interrupted epoch and the number of its images that this process has seen. They are
+            skipped when the epoch is resumed.
     """
 
     def __init__(
@@ -132,7 +133,7 @@ class ShardSampler(DistributedSampler[Any]):
         epoch, seen = self.done
         own = order[self.rank : self.images : self.num_replicas]
         left = own[seen if epoch == self.epoch else 0 :]
-        # A list of all of them would be many objects, in a process that forks.
+        # In parts, because a list of all indices would be many objects in a process that forks.
         return (i for part in left.split(4096) for i in part.tolist())
 
     def __len__(self) -> int:
@@ -140,31 +141,38 @@ class ShardSampler(DistributedSampler[Any]):
 
 
 def evaluation_batch_size(images: int, processes: int, most: int) -> int:
-    """The batch size with which all processes get the same number of batches.
+    """Return a batch size with which all processes get the same number of batches.
 
-    Where weights are sharded, processes meet in every forward pass: one with a batch more would
-    wait for the others for ever. What is measured does not depend on the batch size.
+    With sharded weights, processes communicate in every forward pass: a process with one more batch
+    would wait forever. Results do not depend on the batch size.
 
     Args:
-        images: Images of all processes, of which some get one more than others; at least one each.
+        images: Total number of images, at least one per process. Some processes get one more than
+            others.
         processes: Number of processes.
-        most: The size that was asked for; it is exceeded only where it is tiny and no smaller
-            one will do.
+        most: The requested batch size. It is exceeded only if no smaller one works.
+
+    Returns:
+        The largest suitable batch size up to ``most``, else the smallest above it.
+
+    Example:
+        >>> evaluation_batch_size(images=21, processes=2, most=5)  # 3 batches of 11 and 10 images
+        4
     """
     share, more = divmod(images, processes)
     if not more:
         return most
-    # share and share + 1 images make as many batches unless the first make whole ones.
+    # share and share + 1 images make equally many batches unless share is a multiple of the size.
     sizes = itertools.chain(range(most, 1, -1), itertools.count(most + 1))
     return next(size for size in sizes if share % size)
 
 
 class TrainLoader(DataLoader[Batch]):
-    """Batches for training, which go on in the middle of an epoch where a checkpoint was written.
+    """Training data loader that can resume in the middle of an epoch.
 
     Args:
-        trainer: Knows how far the training is; None: there is nothing to go on with.
-        **kwargs: See `torch.utils.data.DataLoader`; the sampler is a `ShardSampler`.
+        trainer: The trainer whose progress is saved, or None without one.
+        **kwargs: See `torch.utils.data.DataLoader`. The sampler is a `ShardSampler`.
     """
 
     def __init__(self, trainer: pl.Trainer | None, **kwargs: Any) -> None:
@@ -172,39 +180,37 @@ class TrainLoader(DataLoader[Batch]):
         self.trainer = trainer
 
     def state_dict(self) -> dict[str, int]:
-        """Where the next batch is: epoch, and images of it that each process has seen."""
+        """Return the epoch of the next batch and how many of its images each process has seen."""
         assert self.trainer is not None
         assert self.batch_size is not None
-        loop = self.trainer.fit_loop
-        begun, batches = loop.epoch_progress.current.ready, loop.epoch_loop.batch_progress
-        if batches.is_last_batch:
-            return {"epoch": begun, "images": 0}
-        return {"epoch": begun - 1, "images": batches.current.ready * self.batch_size}
+        epoch, batches = compat.next_batch(self.trainer)
+        return {"epoch": epoch, "images": batches * self.batch_size}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Begin there; called by Lightning."""
-        if not isinstance(self.sampler, ShardSampler):  # Lightning's, for overfit_batches
+        """Continue at a position that `state_dict` returned. Lightning calls this on resume."""
+        if not isinstance(self.sampler, ShardSampler):  # replaced by Lightning for overfit_batches
             return
         self.sampler.set_epoch(state["epoch"])
         self.sampler.done = (state["epoch"], state["images"])
 
 
-class ImageData(pl.LightningDataModule, ABC):
-    """Images for training, validation and test. Families implement the abstract methods.
+class ImageData(Configurable, pl.LightningDataModule, ABC):
+    """Base class of image data modules with training, validation and test splits.
 
     Args:
-        batch_size: Images per batch and process. Several processes may get slightly smaller ones in
-            evaluation, see `evaluation_batch_size`.
-        pixels: ``grey`` (values in [0, 1]), ``threshold`` (1 above one half, else 0), or
-            ``dynamic``: 1 with the probability that the grey value says, drawn anew each epoch in
-            training and once and for all in validation and test.
-        split_seed: Of the split between training and validation, and of what ``dynamic`` draws
-            in validation and test. Does not follow ``seed_everything``: runs stay comparable.
-        train_on_val: Train on the validation images too, as papers do that fix the length of the
-            training beforehand. Validation then measures no generalisation: keep the last weights
-            (``checkpoint.monitor: null``), not those that are best on it.
-        predict_split: What ``vae predict`` runs on.
-        num_workers: Processes that load images; 0 is fastest for images held in memory.
+        batch_size: Images per batch and process. With several processes, evaluation batches may be
+            slightly smaller; see `evaluation_batch_size`.
+        binarization: ``none`` (values in [0, 1]), ``threshold`` (1 above one half, else 0), or
+            ``dynamic`` (1 with a probability equal to the gray value, drawn in every epoch for
+            training and once for validation and test).
+        split_seed: Seed of the split into training and validation images, and of ``dynamic``
+            binarization in validation and test. It does not follow ``seed_everything``, so that
+            runs with different seeds are comparable.
+        train_on_val: Whether to train on the validation images too, as in papers that fix the
+            length of training in advance. The validation loss then does not measure generalization:
+            keep the last weights (``checkpoint.monitor: null``) instead of the best.
+        predict_split: Split that ``vae predict`` uses.
+        num_workers: Number of processes that load images. 0 is fastest for images in memory.
 
     Raises:
         ValueError: If ``batch_size`` is not positive or ``num_workers`` is negative.
@@ -215,13 +221,13 @@ class ImageData(pl.LightningDataModule, ABC):
     CHANGEABLE: ClassVar[frozenset[str]] = frozenset(
         {"root", "num_workers", "memory_limit", "predict_split"}
     )
-    """Arguments that change neither the images nor their order: a resumed training may have others.
+    """Arguments that may differ in a resumed run, because the images and their order do not change.
     """
 
     def __init__(
         self,
         batch_size: int = 128,
-        pixels: Pixels = "grey",
+        binarization: Binarization = "none",
         split_seed: int = 0,
         train_on_val: bool = False,
         predict_split: Split = "test",
@@ -232,23 +238,22 @@ class ImageData(pl.LightningDataModule, ABC):
             raise ValueError(f"data.batch_size must be at least 1, got {batch_size}")
         if num_workers < 0:
             raise ValueError(f"data.num_workers must not be negative, got {num_workers}")
-        remember_arguments(self)
         self.batch_size = batch_size
-        self.pixels = pixels
+        self.binarization = binarization
         self.split_seed = split_seed
         self.train_on_val = train_on_val
         self.predict_split = predict_split
         self.num_workers = num_workers
         self.order_seed = torch.initial_seed()
         self.datasets: dict[Split, Dataset[Batch]] = {}
-        if not num_workers:
-            # Lightning recommends worker processes, which only slow in-memory data down.
-            warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        self.joined_batches = 1
+        """Number of batches that the training loader yields at once, for several steps per call."""
+        self._warnings: warnings.catch_warnings[None] | None = None
 
     @property
     @abstractmethod
     def image_shape(self) -> ImageShape:
-        """(C, H, W)."""
+        """Shape of an image, (C, H, W)."""
 
     @property
     @abstractmethod
@@ -257,21 +262,24 @@ class ImageData(pl.LightningDataModule, ABC):
 
     @property
     def is_binary(self) -> bool:
-        """Whether pixels are 0 or 1."""
-        return self.pixels != "grey"
+        """Whether all pixels are 0 or 1."""
+        return self.binarization != "none"
+
+    @abstractmethod
+    def split_size(self, split: Split) -> int:
+        """Return the number of images of a split, without loading them."""
 
     @property
-    def updates(self) -> int:
-        """Batches that the model takes as one and trains on one after the other."""
-        model = None if self.trainer is None else self.trainer.lightning_module
-        return getattr(model, "updates", 1)
+    def num_train(self) -> int:
+        """Number of images that a model is trained on."""
+        return self.split_size("train") + (self.split_size("val") if self.train_on_val else 0)
 
     @abstractmethod
     def load(self, split: Split) -> Dataset[Batch]:
-        """The images of a split; its ``__getitems__`` returns a `Batch` of uint8 images."""
+        """Return the images of a split, a data set whose ``__getitems__`` returns uint8 batches."""
 
     def splits_of(self, stage: str) -> tuple[Split, ...]:
-        """The splits that a stage needs."""
+        """Return the splits that a stage needs."""
         needed: dict[str, tuple[Split, ...]] = {
             "fit": ("train", "val"),
             "validate": ("val",),
@@ -284,6 +292,11 @@ class ImageData(pl.LightningDataModule, ABC):
 
     def setup(self, stage: str) -> None:
         """Load the splits that a stage needs."""
+        if self._warnings is None and not self.num_workers:
+            self._warnings = warnings.catch_warnings()
+            self._warnings.__enter__()
+            # Lightning recommends worker processes, which only slow down data in memory.
+            warnings.filterwarnings("ignore", ".*does not have many workers.*")
         for split in self.splits_of(stage):
             if split not in self.datasets:
                 dataset = self.load(split)
@@ -293,34 +306,51 @@ class ImageData(pl.LightningDataModule, ABC):
                     raise UserError(f"the {split} split of {type(self).__name__} has no images")
                 self.datasets[split] = dataset
         if self.trainer is not None:
-            # Processes that were seeded differently would shuffle differently.
+            # Processes with different seeds would shuffle differently.
             self.order_seed = self.trainer.strategy.broadcast(self.order_seed)
 
+    def teardown(self, stage: str) -> None:
+        """Restore the warning filters."""
+        if self._warnings is not None:
+            self._warnings.__exit__(None, None, None)
+            self._warnings = None
+
+    def random_images(self, n: int, seed: int) -> Tensor:
+        """Return ``n`` preprocessed training images, each at most once if there are enough.
+
+        Returns:
+            float32 in [0, 1], (n, C, H, W).
+        """
+        dataset: Any = self.datasets["train"]
+        index = randomness.choose(len(dataset), n, seed, "random images")
+        batch: Batch = dataset.__getitems__(index.tolist())
+        return self.preprocess(batch.x, batch.indices, self.order_seed, "random images", seed)
+
     def mean_image(self) -> Tensor:
-        """Mean of the training images, after what ``pixels`` says, (C, H, W)."""
+        """Return the mean of the preprocessed training images, float32, (C, H, W)."""
         dataset = self.datasets["train"]
         total, n = torch.zeros(self.image_shape, dtype=torch.float64), len(dataset)  # type: ignore[arg-type]
         for start in range(0, n, 1000):
             batch: Batch = dataset.__getitems__(range(start, min(start + 1000, n)))  # type: ignore[attr-defined]
-            # A grey value is the mean of its own binarisation.
-            x = batch.x > 127 if self.pixels == "threshold" else batch.x / 255
+            # The mean of a dynamically binarized pixel is its gray value.
+            x = batch.x > 127 if self.binarization == "threshold" else batch.x / 255
             total += x.double().sum(0)
         return (total / n).float()
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Batches of the training split, shuffled."""
+        """Return the loader of the training split, shuffled."""
         return self._loader("train", shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Batches of the validation split, in order."""
+        """Return the loader of the validation split, in order."""
         return self._loader("val")
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """Batches of the test split, in order."""
+        """Return the loader of the test split, in order."""
         return self._loader("test")
 
     def predict_dataloader(self) -> DataLoader[Batch]:
-        """Batches of the split named ``predict_split``, in order."""
+        """Return the loader of ``predict_split``, in order."""
         return self._loader(self.predict_split)
 
     def _loader(self, split: Split, shuffle: bool = False) -> DataLoader[Batch]:
@@ -338,74 +368,87 @@ class ImageData(pl.LightningDataModule, ABC):
             "num_workers": self.num_workers,
             "collate_fn": _as_is,
             "persistent_workers": self.num_workers > 0,
-            # A loader takes a seed for its workers: from this generator, not from torch's own.
+            # A loader draws a seed for its workers; not from torch's global generator.
             "generator": randomness.generator(self.order_seed, "workers"),
         }
         if split == "train" and shuffle:
             if self.trainer:
-                # Workers of a resumed training begin before Lightning says which epoch it is.
-                progress: Any = self.trainer.fit_loop.epoch_progress.current
-                sampler.set_epoch(progress.processed)
-            batch_size = self.batch_size * self.updates
+                # Workers of a resumed run start before Lightning sets the epoch.
+                sampler.set_epoch(self.trainer.current_epoch)
+            batch_size = self.batch_size * self.joined_batches
             return TrainLoader(self.trainer, batch_size=batch_size, **kwargs)
         batch_size = evaluation_batch_size(len(dataset), size, self.batch_size)  # type: ignore[arg-type]
         return DataLoader(batch_size=batch_size, **kwargs)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Grey values in [0, 255] to what ``pixels`` says, on the device."""
+        """Preprocess a batch on its device; see `preprocess`."""
         x, index = batch.x, batch.indices
         if self.trainer is not None and self.trainer.training:
             epoch = self.trainer.current_epoch
-            return batch._replace(x=self.treat(x, index, self.order_seed, "train", epoch))
+            return batch._replace(x=self.preprocess(x, index, self.order_seed, "train", epoch))
         return batch._replace(x=self.evaluation_view(x, index))
 
     def evaluation_view(self, x: Tensor, index: Tensor) -> Tensor:
-        """Images as validation and test see them, always the same: see `treat`."""
-        return self.treat(x, index, self.split_seed, "evaluation", 0)
+        """Preprocess images as for validation and test, with the same result every time."""
+        return self.preprocess(x, index, self.split_seed, "evaluation", 0)
 
-    def treat(self, x: Tensor, index: Tensor, *keys: int | str) -> Tensor:
-        """Grey values in [0, 255] to what ``pixels`` says.
+    def preprocess(self, x: Tensor, index: Tensor, *keys: int | str) -> Tensor:
+        """Scale images to [0, 1] and binarize them as ``binarization`` says.
 
         Args:
-            x: uint8 images, (B, C, H, W).
-            index: Place of each image in its split, (B,).
-            keys: What else a random binarisation depends on.
+            x: Images, uint8 in [0, 255], (B, C, H, W).
+            index: Position of each image in its split, (B,).
+            *keys: Further keys of the noise of a dynamic binarization.
 
         Returns:
-            float32 in [0, 1], or {0, 1} if binarised, (B, C, H, W).
+            Images, float32 in [0, 1], or in {0, 1} if binarized, (B, C, H, W).
         """
         x = x.float() / 255
-        if self.pixels == "threshold":
+        if self.binarization == "threshold":
             return (x > 0.5).float()
-        if self.pixels == "dynamic":
-            noise = randomness.Noise(index, "binarise", *keys)
+        if self.binarization == "dynamic":
+            noise = randomness.Noise(index, "binarize", *keys)
             return (noise.uniform(x[0].numel()).view_as(x) < x).float()
         return x
 
     def state_dict(self) -> dict[str, Any]:
-        """The seed of the order of the images, so that a resumed run goes on with it."""
+        """Return the seed of the order of the images, which a resumed run has to continue."""
         return {"order_seed": self.order_seed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the seed of the order from a checkpoint.
+        """Restore the seed of the order of the images from a checkpoint.
 
         Raises:
-            UserError: If there is none.
+            UserError: If the state has no valid seed.
         """
         seed = state_dict.get("order_seed") if isinstance(state_dict, dict) else None
         if not isinstance(seed, int):
             raise UserError(
-                f"the checkpoint is damaged: what it holds of {type(self).__name__} has no "
+                f"the checkpoint is damaged: its state of {type(self).__name__} has no "
                 "'order_seed'; use another one"
             )
         self.order_seed = seed
 
 
 def split_indices(n: int, val_size: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Split ``n`` images by chance: indices for training and for validation, each in order.
+    """Split ``n`` images randomly into training and validation images.
+
+    Args:
+        n: Number of images.
+        val_size: Number of validation images.
+        seed: Seed of the split.
+
+    Returns:
+        Sorted indices of the training images, (n - val_size,), and of the validation images,
+        (val_size,).
 
     Raises:
-        UserError: If ``val_size`` leaves nothing for one of the two.
+        UserError: If one of the two would be empty.
+
+    Example:
+        >>> train, val = split_indices(10, val_size=3, seed=0)
+        >>> sorted([*train.tolist(), *val.tolist()]) == list(range(10))
+        True
     """
     if not 0 < val_size < n:
         raise UserError(f"data.val_size must be between 1 and {n - 1}, got {val_size}")

@@ -1,4 +1,4 @@
-"""Tensors that are slow to make, kept in the user's cache folder."""
+"""Cache of tensors that are slow to compute, in the user's cache folder."""
 
 import contextlib
 import os
@@ -11,27 +11,27 @@ from torch import Tensor
 
 
 def cache_folder() -> Path:
-    """``$XDG_CACHE_HOME/vae_lightning``."""
+    """Return ``$XDG_CACHE_HOME/vae_lightning``, by default in ``~/.cache``."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vae_lightning"
 
 
 def cached(name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Tensors out of the cache or, if they are not there or damaged, made and put there.
+    """Return tensors from the cache, or compute and cache them if they are missing or damaged.
 
-    A folder that cannot be written to is no error: the tensors are then made each time.
+    If the cache folder is not writable, the tensors are computed every time.
 
     Args:
-        name: Of the file; it has to change with whatever the content depends on.
-        make: Makes them.
+        name: File name, which has to change with everything that the content depends on.
+        make: Function that computes the tensors.
     """
     path = cache_folder() / name
-    with contextlib.suppress(Exception):  # a damaged cache is no reason to stop
+    with contextlib.suppress(Exception):  # compute the tensors instead
         with zipfile.ZipFile(path) as archive:
-            intact = archive.testzip() is None  # torch does not compare the checksums
+            intact = archive.testzip() is None  # torch.load does not verify checksums
         if intact:
             return torch.load(path, weights_only=True)
     made = make()
-    # A process that reads at the same time sees the whole file or none.
+    # Another process that reads now finds either the complete file or none.
     partial = path.with_name(f"{name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

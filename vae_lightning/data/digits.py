@@ -1,8 +1,7 @@
-"""The bundled digits: drawn, not downloaded, with known generative factors."""
+"""Bundled digits, drawn instead of downloaded, with known generative factors."""
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,24 +9,24 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vae_lightning import randomness
+from vae_lightning.batch import Batch
 from vae_lightning.data import strokes
 from vae_lightning.data.base import ImageData, Images, InMemory, Split, split_indices
-from vae_lightning.data.batch import Batch
 from vae_lightning.data.cache import cached
 from vae_lightning.nets import ImageShape
 
 
 class Digits(ImageData):
-    """Digits 0-9 drawn from stroke templates, 28x28 grey: 55,000 / 5,000 / 10,000 images.
+    """Digits 0-9 drawn from stroke templates, 28x28 gray: 55,000 / 5,000 / 10,000 images.
 
-    The same for the same seed everywhere. Drawing takes seconds and happens once: the images are
-    kept in the user's cache folder (``$XDG_CACHE_HOME/vae_lightning``), where that can be written.
+    The images of a seed are the same on every machine. Drawing takes seconds and happens once: the
+    images are kept in the user's cache folder (``$XDG_CACHE_HOME/vae_lightning``) if possible.
 
     Args:
-        train_size: Images for training and validation together.
-        val_size: How many of them are kept for validation.
-        test_size: Images for the test.
-        seed: Of the factors of all images.
+        train_size: Number of training and validation images together.
+        val_size: Number of validation images among them.
+        test_size: Number of test images.
+        seed: Seed of the factors of all images.
         **kwargs: See `ImageData`.
 
     Raises:
@@ -59,10 +58,15 @@ class Digits(ImageData):
         self.seed = seed
         self._drawn: dict[str, tuple[Tensor, Tensor]] = {}
         self.factors: dict[Split, Tensor] = {}
-        """Factor values of the images of each loaded split, float32, (N, 7), see FACTORS."""
+        """Factors of the images of each loaded split, in the order of ``factor_names``, (N, 7)."""
+
+    def split_size(self, split: Split) -> int:
+        """See `ImageData.split_size`."""
+        sizes = {"test": self.sizes["test"], "val": self.val_size}
+        return sizes.get(split, self.sizes["train"] - self.val_size)
 
     def prepare_data(self) -> None:
-        """Draw the images that a stage needs into the cache, in one process."""
+        """Draw the images that a stage needs and cache them; called in one process only."""
         stage = self.trainer.state.fn if self.trainer else None
         splits: Sequence[Split] = self.splits_of(stage) if stage else ("train", "test")
         for source in {_source(split) for split in splits}:
@@ -79,15 +83,15 @@ class Digits(ImageData):
         return InMemory(Images(x, factors[:, 0].long()))
 
     def with_fixed_factor(self, factor: Tensor, n: int, seed: int) -> tuple[Tensor, Tensor]:
-        """Draw new images, in groups that share the value of one factor.
+        """Draw new images in groups that share the value of one factor.
 
         Args:
-            factor: Index in ``factor_names`` of the factor that each group shares, (V,).
-            n: Images in a group.
-            seed: Of the factors; the images are none of those trained or tested on.
+            factor: Index in ``factor_names`` of the shared factor of each group, (V,).
+            n: Number of images per group.
+            seed: Seed of the factors. The images differ from those of all splits.
 
         Returns:
-            Images, uint8, (V n, 1, 28, 28), group by group, and their digits, int64, (V n,).
+            Images, group by group, uint8, (V n, 1, 28, 28), and their digits, int64, (V n,).
         """
         drawn = strokes.draw_factors(len(factor) * n, randomness.derive_seed(seed, "fixed factor"))
         groups = drawn.factors.unflatten(0, (len(factor), n))
@@ -96,7 +100,7 @@ class Digits(ImageData):
         return strokes.render(drawn), drawn.factors[:, 0].long()
 
     def _draw(self, source: str) -> tuple[Tensor, Tensor]:
-        """Images and factors of a source."""
+        """Return the images and factors of a source."""
         if source in self._drawn:
             return self._drawn[source]
         size = self.sizes[source]
@@ -111,10 +115,11 @@ class Digits(ImageData):
 
 
 def _source(split: Split) -> str:
-    """What a split is cut from: training and validation images are drawn together."""
+    """Return the source of a split; training and validation images are drawn together."""
     return "test" if split == "test" else "train"
 
 
 def _drawing_version() -> str:
-    """Changes with the code that draws, so that no old drawing is taken for a new one."""
-    return hashlib.blake2b(Path(strokes.__file__).read_bytes(), digest_size=6).hexdigest()
+    """Return a hash of the code and data that draw the digits, so that no old images are used."""
+    content = b"".join(path.read_bytes() for path in strokes.SOURCES)
+    return hashlib.blake2b(content, digest_size=6).hexdigest()

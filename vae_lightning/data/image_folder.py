@@ -1,4 +1,4 @@
-"""A folder of one's own images."""
+"""Images in a folder of the user."""
 
 import hashlib
 import os
@@ -17,8 +17,8 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from vae_lightning import randomness
+from vae_lightning.batch import Batch
 from vae_lightning.data.base import ImageData, Images, InMemory, Split
-from vae_lightning.data.batch import Batch
 from vae_lightning.errors import UserError
 from vae_lightning.nets import ImageShape
 
@@ -26,32 +26,32 @@ _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", 
 
 
 class ImageFolder(ImageData):
-    """Any folder of images, scaled to one size; the names of sub-folders, if any, are the classes.
+    """Folder of images, scaled to one size, with subfolders as classes.
 
-    Images are scaled so that they cover the size asked for and cut at the middle. They are held
-    in memory as uint8 if they fit into ``memory_limit``, and read as they are needed otherwise
-    (then ``num_workers`` helps). Training, validation and test are drawn by chance.
+    Images are scaled to cover the requested size and center-cropped. They are held in memory as
+    uint8 if they fit into ``memory_limit``, else read on demand (``num_workers`` then helps). The
+    splits are random.
 
     Args:
-        root: The folder. If every image lies in a sub-folder, the first level of sub-folders are
+        root: The folder. If every image is in a subfolder, the subfolders of the first level are
             the classes, in alphabetical order.
         size: Height and width in pixels, or one number for both.
-        color: ``RGB`` or ``grey``.
-        val_share: Share of the images that are kept for validation.
-        test_share: Share of the images that are kept for the test.
-        memory_limit: Largest size in memory, in GB.
+        color: ``RGB`` or ``gray``.
+        val_share: Fraction of the images used for validation.
+        test_share: Fraction of the images used for the test.
+        memory_limit: Largest size in memory in GB.
         **kwargs: See `ImageData`.
 
     Raises:
-        UserError: If the folder does not exist or holds no images.
-        ValueError: If a size or share is out of range.
+        UserError: If the folder does not exist or has fewer than three images.
+        ValueError: If a size or fraction is out of range.
     """
 
     def __init__(
         self,
         root: str,
         size: int | tuple[int, int] = 64,
-        color: Literal["RGB", "grey"] = "RGB",
+        color: Literal["RGB", "gray"] = "RGB",
         val_share: float = 0.1,
         test_share: float = 0.1,
         memory_limit: float = 2.0,
@@ -67,48 +67,58 @@ class ImageFolder(ImageData):
             raise ValueError(f"data.size must be positive, got {size}")
         if min(self.shares.values()) <= 0 or sum(self.shares.values()) >= 1:
             raise ValueError(
-                "data.val_share and data.test_share must be positive and leave something for "
+                "data.val_share and data.test_share must be positive and leave images for "
                 f"training, got {val_share} and {test_share}"
             )
 
     @property
     def image_shape(self) -> ImageShape:
-        """(3, height, width), or (1, height, width) for grey."""
+        """Shape of an image: (3, height, width), or (1, height, width) for gray images."""
         height, width = self.size
         return (3 if self.color == "RGB" else 1, height, width)
 
     @property
     def num_classes(self) -> int:
-        """Number of sub-folders with images, 0 if there are images outside of them."""
+        """Number of subfolders with images, 0 if there are images outside of them."""
         return len(self.class_names or ())
 
     @cached_property
     def _listing(self) -> "Listing":
-        """All images, by name."""
+        """The images in the folder and their classes."""
         if not self.root.is_dir():
             raise UserError(
-                f"{self.root} is not a folder: give the folder of images as --data.root"
+                f"{self.root} is not a folder: pass the folder of images as --data.root"
             )
         listing = Listing.of(self.root)
         if len(listing.files) < 3:
             raise UserError(
                 f"{self.root} has {len(listing.files)} images ({', '.join(sorted(_SUFFIXES))}), "
-                "and at least three are needed: one to train on, one to validate, one to test"
+                "but at least three are needed: one each for training, validation and test"
             )
         return listing
 
     @property
     def files(self) -> "Paths":
-        """All images, in alphabetical order."""
+        """Paths of all images, in alphabetical order."""
         return self._listing.files
 
     @property
     def class_names(self) -> Sequence[str] | None:  # type: ignore[override]
-        """Names of the sub-folders, None if there are images outside of them."""
+        """Names of the subfolders, None if there are images outside of them."""
         return self._listing.class_names
 
+    def split_size(self, split: Split) -> int:
+        """See `ImageData.split_size`."""
+        return self._split_sizes[split]
+
+    @property
+    def _split_sizes(self) -> dict[Split, int]:
+        n = len(self.files)
+        val, test = (max(1, round(n * self.shares[name])) for name in ("val", "test"))
+        return {"val": val, "test": test, "train": n - val - test}
+
     def state_dict(self) -> dict[str, Any]:
-        """See `ImageData.state_dict`; the names of the classes, and which images there are."""
+        """See `ImageData.state_dict`; adds the class names and a hash of the file names."""
         return {
             **super().state_dict(),
             "class_names": list(self.class_names or ()),
@@ -119,35 +129,35 @@ class ImageFolder(ImageData):
         """See `ImageData.load_state_dict`.
 
         Raises:
-            UserError: If a conditional model was trained on other classes, or a training that is
-                continued on other images, which would be split in another way.
+            UserError: If a conditional model was trained on other classes, or a resumed run on
+                other images, which would be split differently.
         """
         super().load_state_dict(state_dict)
         is_fit = self.trainer is not None and self.trainer.state.fn == "fit"
         if is_fit and state_dict.get("files", self.files.digest()) != self.files.digest():
             raise UserError(
-                f"the images in {self.root} are not those that this training began with: put "
-                "back what was there, or start anew"
+                f"the images in {self.root} are not those that this training began with: restore "
+                "them, or start a new training"
             )
-        model = None if self.trainer is None else self.trainer.lightning_module
+        module = None if self.trainer is None else self.trainer.lightning_module
+        model = getattr(module, "model", None)
         held, here = state_dict.get("class_names", []), list(self.class_names or ())
         if getattr(model, "conditional", False) and held and held != here:
             raise UserError(
                 f"the classes of {self.root} are {', '.join(here)}, but the model was trained on "
-                f"{', '.join(map(str, held))}: give a folder with the same sub-folders"
+                f"{', '.join(map(str, held))}: pass a folder with the same subfolders"
             )
 
     def load(self, split: Split) -> Dataset[Batch]:
         """See `ImageData.load`.
 
         Raises:
-            UserError: If an image cannot be read; the message names it.
+            UserError: If an image cannot be read.
         """
         n = len(self.files)
         order = torch.randperm(n, generator=randomness.generator(self.split_seed, "split"))
-        n_val, n_test = (max(1, round(n * self.shares[name])) for name in ("val", "test"))
-        sizes = (n_val, n_test, n - n_val - n_test)
-        parts = dict(zip(("val", "test", "train"), order.split(sizes), strict=True))
+        sizes = self._split_sizes
+        parts = dict(zip(sizes, order.split(list(sizes.values())), strict=True))
         chosen = parts[split].sort().values
         y = self._listing.y
         dataset = Files(self.files.take(chosen), None if y is None else y[chosen], self.image_shape)
@@ -157,15 +167,19 @@ class ImageFolder(ImageData):
 
 
 class Paths(Sequence[Path]):
-    """Many paths, held as one block of bytes.
+    """Sequence of paths, stored as one block of bytes.
 
-    Worker processes share the memory of the process that they are forked from until one of them
-    writes to it, and Python writes into every object that it so much as looks at. Here is no object
-    per path, so that a worker's memory does not grow with the number of images.
+    Forked worker processes share memory with their parent until one of them writes to it, and
+    Python updates the reference count of every object that it reads. Without an object per path,
+    the memory of a worker does not grow with the number of images.
 
     Args:
-        root: The folder that they are in.
-        names: The paths, relative to it.
+        root: Folder of the paths.
+        names: Paths relative to the folder.
+
+    Example:
+        >>> len(Paths(Path("images"), ["a.png", "b.png"])[1:])
+        1
     """
 
     def __init__(self, root: Path, names: Iterable[str]) -> None:
@@ -176,13 +190,13 @@ class Paths(Sequence[Path]):
         self._starts = torch.cat([torch.zeros(1, dtype=torch.int64), self._ends[:-1]])
 
     def take(self, indices: Tensor) -> "Paths":
-        """The paths at ``indices``, (n,), which share the block."""
+        """Return the paths at ``indices``, (n,), which share the block of bytes."""
         taken = copy(self)
         taken._starts, taken._ends = self._starts[indices], self._ends[indices]
         return taken
 
     def digest(self) -> str:
-        """A hash of the names, relative to the folder."""
+        """Return a hash of the names relative to the folder."""
         return hashlib.sha256(self._bytes + self._ends.numpy().tobytes()).hexdigest()
 
     def __len__(self) -> int:
@@ -202,12 +216,12 @@ class Paths(Sequence[Path]):
 
 
 class Listing(NamedTuple):
-    """What there is in a folder of images.
+    """The images in a folder and their classes.
 
     Attributes:
         files: All images, sorted by the parts of their paths.
-        class_names: Sub-folders of the first level with images, None if images lie beside them.
-        y: Class of each image, int64, (N,), None likewise.
+        class_names: Subfolders of the first level with images, None if images lie outside of them.
+        y: Class of each image, int64, (N,), or None without classes.
     """
 
     files: Paths
@@ -216,7 +230,7 @@ class Listing(NamedTuple):
 
     @classmethod
     def of(cls, root: Path) -> "Listing":
-        """List a folder, without opening a file."""
+        """List a folder without opening files."""
         names = list(_image_names(str(root)))
         files = Paths(root, names)
         if not all(os.sep in name for name in names):
@@ -227,14 +241,14 @@ class Listing(NamedTuple):
 
 
 def _image_names(root: str, inside: str = "") -> Iterator[str]:
-    """Relative paths of the images in a folder, folder by folder; hidden files are left out.
+    """Yield the relative paths of the images in a folder, except hidden files.
 
     Args:
         root: The folder.
-        inside: Of which this part is listed: a relative path that ends with a separator.
+        inside: Part of the folder to list: empty or a relative path that ends with a separator.
     """
     with os.scandir(os.path.join(root, inside)) as entries:
-        # By the parts of a path, as `Path` sorts: all that is in "a" comes before "a.png".
+        # By the parts of the path, as `Path` sorts: everything in "a" comes before "a.png".
         visible = sorted(
             (entry.name, entry.is_dir(follow_symlinks=False))
             for entry in entries
@@ -248,12 +262,12 @@ def _image_names(root: str, inside: str = "") -> Iterator[str]:
 
 
 class Files(Dataset[Batch]):
-    """Images read from disk as they are needed.
+    """Data set of images that are read from disk on demand.
 
     Args:
-        files: One path per image.
+        files: Paths of the N images.
         y: Classes, int64, (N,), or None.
-        image_shape: (C, H, W) to scale to.
+        image_shape: Shape to scale to, (C, H, W).
     """
 
     def __init__(self, files: Paths, y: Tensor | None, image_shape: ImageShape) -> None:
@@ -273,7 +287,7 @@ class Files(Dataset[Batch]):
         return self.__getitems__([index])
 
     def read_all(self) -> Images:
-        """All images, read by several threads: decoding releases Python's lock."""
+        """Read all images, in several threads because decoding releases the GIL."""
         x = torch.empty(len(self), *self.image_shape, dtype=torch.uint8)
 
         def read_from(start: int) -> None:
@@ -286,10 +300,13 @@ class Files(Dataset[Batch]):
         return Images(x, self.y)
 
     def read(self, path: Path) -> Tensor:
-        """One image as uint8, (C, H, W).
+        """Read one image.
+
+        Returns:
+            The image, uint8, (C, H, W).
 
         Raises:
-            UserError: If it cannot be decoded.
+            UserError: If the image cannot be decoded.
         """
         channels, height, width = self.image_shape
         try:
@@ -300,5 +317,5 @@ class Files(Dataset[Batch]):
                 return pil_to_tensor(ImageOps.fit(upright, (width, height)))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise UserError(
-                f"{path} cannot be read as an image ({error}): mend it or take it out of the folder"
+                f"{path} cannot be read as an image ({error}): repair it or remove it"
             ) from error

@@ -1,4 +1,4 @@
-"""MNIST and the data sets that share its file format.
+"""MNIST and data sets in the same file format.
 
 References:
     LeCun et al. (1998), Gradient-based learning applied to document recognition (MNIST)
@@ -22,8 +22,8 @@ import torchvision.datasets
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from vae_lightning.batch import Batch
 from vae_lightning.data.base import ImageData, Images, InMemory, Split, split_indices
-from vae_lightning.data.batch import Batch
 from vae_lightning.errors import UserError
 from vae_lightning.nets import ImageShape
 
@@ -34,15 +34,15 @@ _FILES = {
 
 
 class MNIST(ImageData):
-    """Handwritten digits, 28x28 grey: 55,000 / 5,000 / 10,000 images.
+    """Handwritten digits, 28x28 gray: 55,000 / 5,000 / 10,000 images.
 
-    The files are those of torchvision, ``<root>/MNIST/raw/*-ubyte``, gzip'd or not. If they are
-    there, nothing is written and nothing downloaded; otherwise they are downloaded once.
+    The files are those of torchvision, ``<root>/MNIST/raw/*-ubyte``, optionally gzipped. Missing
+    files are downloaded once. If all files exist, nothing is written or downloaded.
 
     Args:
-        root: Folder of data sets; by default what the environment variable ``VAE_DATA_ROOT`` says,
-            else ``data``.
-        val_size: Images of the training file that are kept for validation.
+        root: Folder of data sets. Defaults to the environment variable ``VAE_DATA_ROOT``, else
+            ``data``.
+        val_size: Number of images of the training file that are used for validation.
         **kwargs: See `ImageData`.
     """
 
@@ -58,38 +58,44 @@ class MNIST(ImageData):
 
     @property
     def folder(self) -> Path:
-        """Where the files are, in torchvision's layout."""
+        """Folder of the files, in torchvision's layout."""
         return self.root / self.source.__name__ / "raw"
 
+    def split_size(self, split: Split) -> int:
+        """See `ImageData.split_size`."""
+        return {"test": 10_000, "val": self.val_size}.get(split, 60_000 - self.val_size)
+
     def prepare_data(self) -> None:
-        """Download the files unless they are there; Lightning calls this in one process only."""
+        """Download missing files; called in one process only."""
         if all(self._find(name) for names in _FILES.values() for name in names):
             return
-        # Elsewhere first: an interrupted download leaves nothing, and nothing is written over.
-        with tempfile.TemporaryDirectory() as elsewhere:
+        # To a temporary folder, so that an interrupted download leaves no partial files and
+        # existing files are not overwritten.
+        with tempfile.TemporaryDirectory() as temporary:
             try:
-                self.source(elsewhere, download=True)
+                self.source(temporary, download=True)
             except (OSError, RuntimeError) as error:
                 raise UserError(
-                    f"the {self.source.__name__} files are not in {self.folder}, or not all, and "
+                    f"{self.folder} does not have all files of {self.source.__name__}, and they "
                     f"could not be downloaded ({str(error).strip().splitlines()[0].rstrip(':')}): "
                     f"put {', '.join(f'{name}.gz' for name in sum(_FILES.values(), ()))} there, "
-                    "point --data.root or VAE_DATA_ROOT to the folder above, or use the bundled "
-                    "digits, which need no files: --data Digits"
+                    f"set --data.root or VAE_DATA_ROOT to the folder that contains "
+                    f"{self.source.__name__}/raw, or use the bundled digits, which need no files: "
+                    "--data Digits"
                 ) from error
             self.folder.mkdir(parents=True, exist_ok=True)
             for name in sum(_FILES.values(), ()):
                 if self._find(name) is None:
                     path = self.folder / name
                     partial = path.with_name(f"{name}.{os.getpid()}")
-                    shutil.copyfile(Path(elsewhere, self.source.__name__, "raw", name), partial)
+                    shutil.copyfile(Path(temporary, self.source.__name__, "raw", name), partial)
                     partial.replace(path)
 
     def load(self, split: Split) -> Dataset[Batch]:
         """See `ImageData.load`.
 
         Raises:
-            UserError: If a file is missing, truncated or corrupt; the message names it.
+            UserError: If a file is missing, truncated or corrupt.
         """
         images_file, labels_file = (
             self._path(name) for name in _FILES["test" if split == "test" else "train"]
@@ -97,14 +103,15 @@ class MNIST(ImageData):
         x, y = read_idx(images_file), read_idx(labels_file).long()
         if x.shape[1:] != self.image_shape[1:] or y.ndim != 1:
             raise UserError(
-                f"{images_file} and {labels_file} hold arrays {tuple(x.shape)} and "
-                f"{tuple(y.shape)}, not images of {self.image_shape[1:]} and a label for each; "
-                "get both files again"
+                f"{images_file} and {labels_file} have arrays of shape {tuple(x.shape)} and "
+                f"{tuple(y.shape)}, not images of {self.image_shape[1:]} and one label each; "
+                "download both files again"
             )
         if len(x) != len(y) or y.max() >= self.num_classes:
             raise UserError(
-                f"{labels_file} does not fit {images_file}: {len(y)} labels up to {int(y.max())} "
-                f"for {len(x)} images of {self.num_classes} classes; get both files again"
+                f"{labels_file} does not match {images_file}: {len(y)} labels up to "
+                f"{int(y.max())} for {len(x)} images of {self.num_classes} classes; download both "
+                "files again"
             )
         images = Images(x[:, None], y)
         if split != "test":
@@ -119,45 +126,47 @@ class MNIST(ImageData):
     def _path(self, name: str) -> Path:
         path = self._find(name)
         if path is None:
-            raise UserError(f"{self.folder / name} is missing, gzip'd or not; get it again")
+            raise UserError(f"{self.folder / name} (or {name}.gz) is missing; download it again")
         return path
 
 
 class FashionMNIST(MNIST):
-    """Pictures of clothes, 28x28 grey, in the place of MNIST's digits; arguments as for `MNIST`."""
+    """Fashion-MNIST: images of clothes, 28x28 gray, ten classes; arguments as for `MNIST`."""
 
     source = torchvision.datasets.FashionMNIST
     class_names = tuple(torchvision.datasets.FashionMNIST.classes)
 
 
 class KMNIST(MNIST):
-    """Cursive Japanese characters, 28x28 grey, ten classes; arguments as for `MNIST`."""
+    """KMNIST: cursive Japanese characters, 28x28 gray, ten classes; arguments as for `MNIST`."""
 
     source = torchvision.datasets.KMNIST
     class_names = tuple(torchvision.datasets.KMNIST.classes)
 
 
 def read_idx(path: Path) -> Tensor:
-    """Read an IDX file of bytes, gzip'd if its name ends in .gz.
+    """Read an IDX file of bytes, gzipped if its name ends in ``.gz``.
 
     Returns:
-        uint8, the shape that the header states.
+        The array, uint8, with the shape in the header.
 
     Raises:
-        UserError: If the file cannot be read, or its length is not what its header states.
+        UserError: If the file cannot be read or its length does not match its header.
     """
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path} is damaged or cannot be read ({error}): get it again") from error
-    # Header: two zero bytes, 8 for unsigned bytes, the number of dimensions, then each size.
+        raise UserError(
+            f"{path} is damaged or cannot be read ({error}): download it again"
+        ) from error
+    # Header: two zero bytes, 8 for unsigned bytes, the number of dimensions, then the sizes.
     ndim = data[3] if len(data) > 3 and data[:3] == b"\0\0\x08" else 0
     header = 4 + 4 * ndim
     shape = [int.from_bytes(data[i : i + 4], "big") for i in range(4, header, 4)]
     if not ndim or not math.prod(shape) or len(data) != header + math.prod(shape):
         raise UserError(
-            f"{path} is corrupt: it is no IDX file of bytes, or not as long as its header says; "
-            "get it again"
+            f"{path} is corrupt: it is not an IDX file of bytes, or its length does not match its "
+            "header; download it again"
         )
-    # A bytearray, because torch warns of memory that must not be written to.
+    # A bytearray, because torch warns about read-only memory.
     return torch.frombuffer(bytearray(data), dtype=torch.uint8, offset=header).view(shape)

@@ -1,10 +1,10 @@
-"""MNIST binarised once and for all.
+"""Statically binarized MNIST.
 
 References:
-    Salakhutdinov and Murray (2008), On the quantitative analysis of deep belief networks (which
-    binarised the images), https://doi.org/10.1145/1390156.1390266
-    Larochelle and Murray (2011), The neural autoregressive distribution estimator (whose files
-    these are), https://proceedings.mlr.press/v15/larochelle11a.html
+    Salakhutdinov and Murray (2008), On the quantitative analysis of deep belief networks (the
+    binarization), https://doi.org/10.1145/1390156.1390266
+    Larochelle and Murray (2011), The neural autoregressive distribution estimator (the
+    files), https://proceedings.mlr.press/v15/larochelle11a.html
 """
 
 import gzip
@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from vae_lightning.batch import Batch
 from vae_lightning.data.base import ImageData, Images, InMemory, Split
-from vae_lightning.data.batch import Batch
 from vae_lightning.data.cache import cached
 from vae_lightning.errors import UserError
 from vae_lightning.nets import ImageShape
@@ -55,22 +55,21 @@ FILES: dict[Split, _File] = {
         "e6687bfea3f820c174f33b7865140b2a2dd2930ef786f35d45795fc193b5ab2c",
     ),
 }
-"""The files of their author, with the SHA-256 of their content."""
+"""The published files, with the SHA-256 of their content."""
 
 
 class StaticMNIST(ImageData):
-    """Statically binarised MNIST: 50,000 / 10,000 / 10,000 images in {0, 1}, without labels.
+    """Statically binarized MNIST: 50,000 / 10,000 / 10,000 images in {0, 1}, without labels.
 
-    The data set of most published likelihoods. Its split, its order of images and its coin flips
-    are those of the files ``<root>/binarized_mnist/binarized_mnist_{train,valid,test}.amat``,
-    gzip'd or not, which are downloaded from their author's site where they are missing. They are
-    read once: afterwards the images are taken from the user's cache folder
-    (``$XDG_CACHE_HOME/vae_lightning``), a bit each.
+    The data set of most published likelihoods. Its split, order and binarization are those of the
+    files ``<root>/binarized_mnist/binarized_mnist_{train,valid,test}.amat``, optionally gzipped,
+    which are downloaded from their author's site if they are missing. They are read once and then
+    kept in the user's cache folder (``$XDG_CACHE_HOME/vae_lightning``), with one bit per pixel.
 
     Args:
-        root: Folder of data sets; by default what the environment variable ``VAE_DATA_ROOT`` says,
-            else ``data``.
-        **kwargs: See `ImageData`; ``pixels`` changes nothing here, the files are binary.
+        root: Folder of data sets. Defaults to the environment variable ``VAE_DATA_ROOT``, else
+            ``data``.
+        **kwargs: See `ImageData`. ``binarization`` has no effect, because the files are binary.
     """
 
     image_shape: ImageShape = (1, 28, 28)
@@ -82,21 +81,26 @@ class StaticMNIST(ImageData):
         self.root = Path(root or os.environ.get("VAE_DATA_ROOT") or "data")
         self._packed: dict[str, Tensor] = {}
 
+    def split_size(self, split: Split) -> int:
+        """See `ImageData.split_size`."""
+        return FILES[split].images
+
     def prepare_data(self) -> None:
-        """Pack the images into the cache, in one process."""
+        """Read the files and cache the images; called in one process only."""
         self._pack()
 
     def load(self, split: Split) -> Dataset[Batch]:
         """See `ImageData.load`.
 
         Raises:
-            UserError: If a file is missing, cannot be downloaded, or is not what its author made.
+            UserError: If a file is missing and cannot be downloaded, or has other content than
+                the published one.
         """
         bits = np.unpackbits(self._pack()[split].numpy(), axis=1)
         return InMemory(Images(torch.from_numpy(bits * 255).view(-1, *self.image_shape), None))
 
     def _pack(self) -> dict[str, Tensor]:
-        """Images of each split, eight pixels to a byte, (N, 98)."""
+        """Return the images of each split with eight pixels per byte, uint8, (N, 98)."""
         if not self._packed:
             name = f"binarized_mnist-{FILES['train'].sha256[:12]}.pt"
             self._packed = cached(name, lambda: {s: self._read(f) for s, f in FILES.items()})
@@ -107,16 +111,16 @@ class StaticMNIST(ImageData):
         digest = hashlib.sha256(text).hexdigest()
         if digest != file.sha256:
             raise UserError(
-                f"{source} is not the file of its author "
-                f"(SHA-256 {digest[:12]}..., expected {file.sha256[:12]}...): get it again from "
-                f"{SOURCE}"
+                f"{source} is not the published file "
+                f"(SHA-256 {digest[:12]}..., expected {file.sha256[:12]}...): download it again "
+                f"from {SOURCE}"
             )
-        # A digit and a space or end of line, for each pixel.
+        # Every pixel is a digit followed by a space or newline.
         pixels = np.frombuffer(text, np.uint8)[::2].reshape(file.images, _PIXELS) - ord("0")
         return torch.from_numpy(np.packbits(pixels, axis=1))
 
     def _find(self, name: str) -> tuple[str, bytes]:
-        """Where a file was found, and what is in it."""
+        """Return the location of a file and its content."""
         path = self.root / "binarized_mnist" / name
         try:
             if path.is_file():
@@ -126,7 +130,7 @@ class StaticMNIST(ImageData):
                 return str(path), gzip.decompress(path.read_bytes())
         except (OSError, EOFError, zlib.error) as error:
             raise UserError(
-                f"{path} is damaged or cannot be read ({error}): get it again"
+                f"{path} is damaged or cannot be read ({error}): download it again"
             ) from error
         print(f"Downloading {SOURCE}{name}", flush=True)
         try:
@@ -134,7 +138,7 @@ class StaticMNIST(ImageData):
                 return f"{SOURCE}{name}", response.read()
         except (OSError, http.client.HTTPException) as error:
             raise UserError(
-                f"{path} is missing, gzip'd or not, and could not be downloaded from {SOURCE} "
-                f"({error}): put it there, or point --data.root or VAE_DATA_ROOT to where "
-                "binarized_mnist is"
+                f"{path} (or {name}.gz) is missing and could not be downloaded from {SOURCE} "
+                f"({error}): put it there, or set --data.root or VAE_DATA_ROOT to the folder that "
+                "contains binarized_mnist"
             ) from error

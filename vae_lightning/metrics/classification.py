@@ -1,46 +1,54 @@
 """Classification by likelihood."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
-
 import torch
 
-from vae_lightning.data.batch import Batch
-from vae_lightning.metrics.measure import Mean, Measure
-from vae_lightning.metrics.result import Result
+from vae_lightning.batch import Batch
+from vae_lightning.metrics.base import Metric, check_positive
+from vae_lightning.models.capabilities import Capability
+from vae_lightning.results import Mean, Result
+from vae_lightning.training.module import LitVAE
 
-if TYPE_CHECKING:
-    from vae_lightning.models import BaseVAE
 
+class Classification(Metric):
+    """Accuracy of classification by the largest estimate of log p(x|y) over the classes y.
 
-class Classification(Measure):
-    """Share of images whose own class has the highest bound of log p(x|class).
+    This is Bayes' rule with equal class probabilities; the model was not trained to classify. The
+    noise is the same for all classes.
 
-    The model was not trained to classify: Bayes' rule with equal class probabilities is all there
-    is to it. All classes are tried with the same noise.
+    Args:
+        num_samples: Number of importance samples per image and class.
+
+    Raises:
+        ValueError: If ``num_samples`` is not positive.
     """
 
     name = "classification"
+    requires = (Capability.CONDITIONAL, Capability.DENSITY)
 
-    def applies_to(self, model: BaseVAE, data: Any) -> bool:
-        """Conditional models with a bound."""
-        return model.conditional and model.latent_dim is not None
+    def __init__(self, num_samples: int = 8) -> None:
+        super().__init__()
+        check_positive(self, num_samples=num_samples)
+        self.num_samples = num_samples
 
-    def start(self, model: BaseVAE) -> None:
-        """See `Measure.start`."""
-        self.right = Mean()
+    def start(self) -> None:
+        """See `Metric.start`."""
+        self.correct = Mean()
 
-    def update(self, model: BaseVAE, batch: Batch) -> None:
-        """See `Measure.update`."""
-        bounds = []
-        for label in range(model.num_classes):
-            condition = model.condition(label, len(batch.x))
-            terms = model.terms(batch.x, condition, model.evaluation_noise(batch, "classify"))
-            bounds.append(terms.named()["negative_elbo"])
-        best = torch.stack(bounds).argmin(0)
-        self.right.update(best.eq(model.labels(batch)).float())
+    def update(self, module: LitVAE, batch: Batch) -> None:
+        """See `Metric.update`."""
+        assert batch.y is not None
+        model, n = module.model, len(batch.x)
+        noise = module.evaluation_noise(batch, "classify")
+        log_probs = [
+            model.log_marginal(
+                batch.x, model.encode_labels(label, n), noise, self.num_samples, 2 * n
+            )
+            for label in range(model.num_classes)
+        ]
+        best = torch.stack(log_probs).argmax(0)
+        self.correct.update(best.eq(batch.y).float())
 
-    def compute(self, model: BaseVAE) -> dict[str, Result]:
-        """See `Measure.compute`."""
-        return {"accuracy": self.right.result("of the images")}
+    def compute(self, module: LitVAE) -> dict[str, Result]:
+        """See `Metric.compute`."""
+        unit = f"of the images, {self.num_samples} importance samples per class"
+        return {"accuracy": self.correct.result(unit)}

@@ -1,16 +1,16 @@
-"""How well single codes stand for single generative factors: MIG, SAP, DCI and the FactorVAE score.
+"""Disentanglement scores: MIG, SAP, DCI and the FactorVAE score.
 
-Pure functions, no state, no Lightning.  Where not said otherwise they take
+Pure functions without state or Lightning. Unless stated otherwise, their arguments are
 
-- ``codes``, (N, L): the codes of N images, usually posterior means.  Shifting a code, or
-  multiplying it by a number other than 0, changes nothing but rounding.
-- ``factors``, (N, F): what the images were generated from.  Every factor has to vary; the values of
-  a category are only compared for equality.
-- ``categorical``, F entries: which of the factors are categories.
+- ``codes``, (N, L): The codes of N images, usually posterior means. Shifting or scaling a code
+  changes results only by rounding.
+- ``factors``, (N, F): The generative factors of the images. Every factor has to vary. Values of a
+  categorical factor are only compared for equality.
+- ``categorical``, F entries: Whether each factor is categorical.
 
-The work is done on the CPU in double precision, the global random state is neither used nor
-changed, and equal input gives equal output.  A code that is constant is worth nothing; one that
-hardly moves is taken as it is, since its scale says nothing about what it knows.
+Computations run on the CPU in float64 and are deterministic; the global random state is neither
+used nor changed. Constant codes carry no information. Codes of small variance are not treated
+specially, because their scale says nothing about their information.
 """
 
 import math
@@ -20,31 +20,37 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
-# Smaller leaves follow the noise, which gives useless codes an importance of their own.
+# Smaller leaves fit noise, which gives importance to uninformative codes.
 _LEAF: Final = 5
 
 
 def mutual_information(
     codes: Tensor, factors: Tensor, categorical: Sequence[bool], bins: int = 20
 ) -> Tensor:
-    """Mutual information of every code with every factor, from histograms.
+    """Estimate the mutual information of every code and every factor from histograms.
 
-    Codes and continuous factors are cut into ``bins`` intervals of equal width between their
-    smallest and largest value. The estimate is too large by about (bins - 1)(K - 1) / 2N, where K
-    is the number of values of the factor, so independence does not give exactly 0.
+    Codes and continuous factors are divided into ``bins`` intervals of equal width between their
+    smallest and largest value. The estimate is biased upward by about (bins - 1)(K - 1) / 2N, where
+    K is the number of values of the factor, so it is not exactly 0 for independent variables.
 
     Args:
-        codes: (N, L).
-        factors: (N, F).
-        categorical: Which factors are categories, F entries.
-        bins: Intervals of a code and of a continuous factor, at least 2.
+        codes: Codes, (N, L).
+        factors: Factors, (N, F).
+        categorical: Whether each factor is categorical, F entries.
+        bins: Number of intervals of a code and of a continuous factor, at least 2.
 
     Returns:
-        Nats, 0 or more, (L, F), float64 on the CPU. A constant code has exactly 0.
+        Non-negative mutual information in nats, float64 on the CPU, (L, F). It is exactly 0 for a
+        constant code.
 
     Raises:
         ValueError: If the shapes do not match, there are fewer than 2 rows, a number is not finite,
             a factor is constant, or ``bins`` is less than 2.
+
+    Example:
+        >>> factors = torch.arange(4.0)[:, None]
+        >>> mutual_information(2 * factors, factors, [True]).exp().round().tolist()
+        [[4.0]]
 
     References:
         Locatello et al. (2019), Challenging Common Assumptions in the Unsupervised Learning of
@@ -57,26 +63,26 @@ def mutual_information(
 def mutual_information_gap(
     codes: Tensor, factors: Tensor, categorical: Sequence[bool], bins: int = 20
 ) -> float:
-    """MIG: how much more one code knows about a factor than any other code does.
+    """Compute the mutual information gap (MIG).
 
-    For each factor, the gap between the two largest entries of `mutual_information`, divided by the
-    entropy of the factor (of its bins, if it is continuous); then the mean over the factors. With a
-    single code the second largest is 0.
+    For each factor, this is the difference of the two largest entries of `mutual_information`,
+    divided by the entropy of the factor (of its bins if it is continuous). The score is the mean
+    over factors. With a single code, the second largest entry is 0.
 
-    The paper draws codes from the posterior and integrates over its density; here each image has
-    one code and codes are binned, as Locatello et al. do.
+    The paper draws codes from the posterior and integrates over its density. As in Locatello et
+    al., each image has one code here and codes are binned.
 
     Args:
-        codes: (N, L).
-        factors: (N, F).
-        categorical: Which factors are categories, F entries.
-        bins: Intervals of a code and of a continuous factor, at least 2.
+        codes: Codes, (N, L).
+        factors: Factors, (N, F).
+        categorical: Whether each factor is categorical, F entries.
+        bins: Number of intervals of a code and of a continuous factor, at least 2.
 
     Returns:
-        Between 0 and 1.
+        The score between 0 and 1.
 
     Raises:
-        ValueError: As `mutual_information`.
+        ValueError: As for `mutual_information`.
 
     References:
         Chen et al. (2018), Isolating Sources of Disentanglement in Variational Autoencoders,
@@ -88,29 +94,29 @@ def mutual_information_gap(
 
 
 def predictability(codes: Tensor, factors: Tensor, categorical: Sequence[bool]) -> Tensor:
-    """How well every factor is predicted, linearly, from every single code.
+    """Measure how well every factor is predicted by a linear model of a single code.
 
-    A continuous factor: R^2 of its regression on the code, which is their squared correlation, over
-    all rows. A categorical one: the balanced accuracy (mean recall) of a linear support vector
-    machine that was fitted to the first half of the rows and is scored on the second half. So the
-    rows have to be in random order.
+    For a continuous factor, this is the R^2 of its regression on the code over all rows, the
+    squared correlation. For a categorical factor, it is the balanced accuracy (mean recall) of a
+    linear support vector machine that is fitted to the first half of the rows and scored on the
+    second half, so the rows have to be in random order.
 
-    Accuracies are rescaled so that chance (always the same class) is 0 and no mistake is 1, and
-    what is worse than chance is 0. Without this, constant codes, which the paper gives 0, would be
-    worse than pure noise, and one useless code among constant ones would have a gap of 1 / classes.
-    With it, 0 is "tells nothing" and 1 is "tells all" for either kind of factor.
+    Accuracies are rescaled so that chance (always the same class) is 0 and perfect prediction is 1.
+    Values below chance are set to 0. Without rescaling, constant codes, which score 0 in the paper,
+    would be worse than noise, and one uninformative code among constant ones would have a gap of
+    1 / classes. With it, 0 means no information and 1 full information for both kinds of factors.
 
-    The machine separates one class from the rest by one threshold. Of more than two classes that
-    lie side by side on a code it finds little more than the outermost, however cleanly they are
-    separated: ten such classes score about 0.1.
+    The machine separates one class from the rest by one threshold. If more than two classes are
+    separated along a code, it finds little more than the outermost ones: ten perfectly separated
+    classes score about 0.1.
 
     Args:
-        codes: (N, L).
-        factors: (N, F).
-        categorical: Which factors are categories, F entries.
+        codes: Codes, (N, L).
+        factors: Factors, (N, F).
+        categorical: Whether each factor is categorical, F entries.
 
     Returns:
-        Between 0 and 1, (L, F), float64 on the CPU. A constant code has exactly 0.
+        Scores between 0 and 1, float64 on the CPU, (L, F). They are exactly 0 for a constant code.
 
     Raises:
         ValueError: If the shapes do not match, there are fewer than 2 rows, a number is not finite,
@@ -119,12 +125,12 @@ def predictability(codes: Tensor, factors: Tensor, categorical: Sequence[bool]) 
     References:
         Kumar et al. (2018), Variational Inference of Disentangled Latent Concepts from Unlabeled
         Observations, section 3, https://arxiv.org/abs/1711.00848;
-        the machine in place of the paper's thresholds, and its settings: Locatello et al. (2019),
-        https://arxiv.org/abs/1811.12359
+        Locatello et al. (2019), https://arxiv.org/abs/1811.12359 (the support vector machine
+        instead of the paper's thresholds, and its settings)
     """
     codes, factors = _checked(codes, factors, categorical)
-    x = _standardised(codes)
-    scores = (x.T @ _standardised(factors) / len(x)).square().clamp(max=1)
+    x = _standardized(codes)
+    scores = (x.T @ _standardized(factors) / len(x)).square().clamp(max=1)
     for column, is_category in enumerate(categorical):
         if is_category:
             classes = factors[:, column].unique(return_inverse=True)[1]
@@ -134,22 +140,23 @@ def predictability(codes: Tensor, factors: Tensor, categorical: Sequence[bool]) 
 
 
 def sap_score(codes: Tensor, factors: Tensor, categorical: Sequence[bool]) -> float:
-    """SAP: how much better one code predicts a factor than any other code does.
+    """Compute the separated attribute predictability (SAP) score.
 
-    The gap between the two largest entries of `predictability` for each factor, whose mean it is.
-    With a single code the second largest is 0. Accuracies are relative to chance there, so the gap
-    of a factor with K classes is K / (K - 1) times the one of plain accuracies.
+    The score is the mean over factors of the difference of the two largest entries of
+    `predictability`. With a single code, the second largest entry is 0. Because accuracies are
+    relative to chance, the gap of a factor with K classes is K / (K - 1) times the gap of plain
+    accuracies.
 
     Args:
-        codes: (N, L), rows in random order.
-        factors: (N, F).
-        categorical: Which factors are categories, F entries.
+        codes: Codes, rows in random order, (N, L).
+        factors: Factors, (N, F).
+        categorical: Whether each factor is categorical, F entries.
 
     Returns:
-        Between 0 and 1.
+        The score between 0 and 1.
 
     Raises:
-        ValueError: As `predictability`.
+        ValueError: As for `predictability`.
 
     References:
         Kumar et al. (2018), Variational Inference of Disentangled Latent Concepts from Unlabeled
@@ -159,14 +166,14 @@ def sap_score(codes: Tensor, factors: Tensor, categorical: Sequence[bool]) -> fl
 
 
 class DCI(NamedTuple):
-    """What `dci` returns.
+    """Result of `dci`.
 
     Attributes:
-        disentanglement: Whether each code serves one factor only, between 0 and 1.
-        completeness: Whether each factor is served by one code only, between 0 and 1.
+        disentanglement: Degree to which each code predicts only one factor, between 0 and 1.
+        completeness: Degree to which each factor is predicted by only one code, between 0 and 1.
         informativeness: How well the factors are predicted from all codes, between 0 and 1.
-        importances: Share of each code in the prediction of each factor, (L, F), float64 on the
-            CPU. A column sums to 1, or to 0 if no code was of any use.
+        importances: Importance of each code for each factor, float64 on the CPU, (L, F). Columns
+            sum to 1, or to 0 if no code predicts the factor.
     """
 
     disentanglement: float
@@ -176,35 +183,36 @@ class DCI(NamedTuple):
 
 
 def dci(codes: Tensor, factors: Tensor, categorical: Sequence[bool], trees: int = 20) -> DCI:
-    """Disentanglement, completeness and informativeness of random forests that predict the factors.
+    """Compute disentanglement, completeness and informativeness (DCI) with random forests.
 
-    A forest for each factor is fitted to the first half of the rows and scored on the second, so
-    the rows have to be in random order. Importances are the decreases of impurity, as scikit-learn
-    reports them. Every split may use every code: a random subset would hand the share of a code
-    that was not in it to others which are merely correlated with it.
+    One forest per factor is fitted to the first half of the rows and scored on the second half, so
+    the rows have to be in random order. Importances are scikit-learn's decreases of impurity. Every
+    split may use every code: with random subsets, the importance of a missing code would go to
+    codes that are merely correlated with it.
 
-    - Disentanglement of a code is 1 minus the entropy, to the base F, of its importances divided by
-      their sum. The mean is weighted by these sums, so unused codes do not count.
-    - Completeness of a factor is 1 minus the entropy, to the base L, of the importances for it. The
-      mean is plain, as in the evaluation that the authors published; a factor for which no code is
-      of any use counts as 0. (Columns sum to 1, so weights would differ for such a factor only.)
-    - Informativeness is R^2 of a continuous factor (0 if negative) and the accuracy of a
-      categorical one (of which chance is not 0), with a plain mean. More is better here, while the
-      paper reports errors, in which less is better.
+    - The disentanglement of a code is 1 minus the entropy (to base F) of its normalized
+      importances. The mean over codes is weighted by the sum of their importances, so unused codes
+      do not count.
+    - The completeness of a factor is 1 minus the entropy (to base L) of the importances for it. The
+      mean over factors is unweighted, as in the authors' code; factors that no code predicts count
+      as 0. (Columns sum to 1, so weights would only matter for these.)
+    - The informativeness of a continuous factor is its R^2 (0 if negative), that of a categorical
+      factor the accuracy (whose chance level is not 0). The mean is unweighted. Higher is better,
+      unlike the errors that the paper reports.
 
-    An entropy of a single outcome is 0: with one factor every code that is used is disentangled,
-    and with one code every factor that it serves is complete. If no importance is above 0,
-    disentanglement and completeness are 0.
+    The entropy of a single outcome is 0: with one factor, every used code is disentangled, and with
+    one code, every factor that it predicts is complete. If all importances are 0, so are
+    disentanglement and completeness.
 
-    A factor that cannot be predicted spreads its importance over all codes, and so pulls down the
-    disentanglement of representations that know only some of the factors. Unused codes raise the
-    base L and with it the completeness of a factor that several codes share.
+    A factor that cannot be predicted has its importance spread over all codes, which lowers the
+    disentanglement of representations of only some of the factors. Unused codes increase the base L
+    and thus the completeness of factors that share several codes.
 
     Args:
-        codes: (N, L), rows in random order.
-        factors: (N, F).
-        categorical: Which factors are categories, F entries.
-        trees: Trees of a forest, at least 1. Time is proportional to it.
+        codes: Codes, rows in random order, (N, L).
+        factors: Factors, (N, F).
+        categorical: Whether each factor is categorical, F entries.
+        trees: Number of trees per forest, at least 1. The time is proportional to it.
 
     Returns:
         The three scores and the importances.
@@ -220,16 +228,16 @@ def dci(codes: Tensor, factors: Tensor, categorical: Sequence[bool], trees: int 
     if trees < 1:
         raise ValueError(f"trees must be at least 1, got {trees}")
     codes, factors = _checked(codes, factors, categorical)
-    # Trees take values that are less than 1e-7 apart for equal: without this, a code or a factor
-    # on a small scale would be constant to them.
-    x, y = _standardised(codes), _standardised(factors)
+    # Trees treat values less than 1e-7 apart as equal, so codes and factors of small scale would
+    # be constant without this.
+    x, y = _standardized(codes), _standardized(factors)
     columns, information = [], 0.0
     for column, is_category in enumerate(categorical):
         if is_category:
             target = factors[:, column].unique(return_inverse=True)[1]
         else:
-            # A factor that is constant in the first half becomes exactly 0 there. The variance of
-            # any other number may be rounded to more, and would be divided among the codes.
+            # A factor that is constant in the first half becomes exactly 0 there. For any other
+            # number, rounding could give a positive variance that is attributed to the codes.
             target = y[:, column] - y[0, column]
         importances, score = _forest(x, target, is_category, trees)
         columns.append(importances)
@@ -245,29 +253,29 @@ def dci(codes: Tensor, factors: Tensor, categorical: Sequence[bool], trees: int 
 
 
 def factor_vae_score(variances: Tensor, factor: Tensor, active: Tensor, train: int) -> float:
-    """Score of FactorVAE: whether the code that varies least tells which factor was held fixed.
+    """Compute the FactorVAE score: the accuracy of predicting a fixed factor from the codes.
 
-    For each vote a batch of images is generated in which one factor has the same value and the
-    others are drawn anew. The code that varies least in it, relative to its variance elsewhere,
-    casts the vote. From the first votes it is learnt which factor is held fixed most often when a
-    code is the one; the score is the accuracy of this on the other votes. Votes of a code that was
-    never seen before count as mistakes; of equally frequent factors the smallest is taken.
+    For each vote, a batch of images is generated in which one factor is fixed and the others are
+    random. The code with the smallest variance in the batch, relative to its variance over the data
+    set, casts the vote. A majority vote classifier that maps this code to the fixed factor is
+    fitted to the first votes. The score is its accuracy on the other votes. Codes that cast none of
+    the first votes count as errors; ties go to the factor with the smallest index.
 
     Args:
         variances: Empirical variance of each code over the batch of a vote, divided by its variance
             over the whole data set, (V, L).
-        factor: Which factor was held fixed, (V,).
-        active: Which codes are in use, bool, (L,); the others are ignored, whatever their
-            variances. A collapsed code hardly moves in any batch, and would win by its rounding.
-        train: Number of votes to learn from, at least 1 and less than V.
+        factor: Index of the fixed factor of each vote, (V,).
+        active: Codes in use, bool, (L,). Others are ignored: a collapsed code has almost no
+            variance in any batch and would win by rounding errors.
+        train: Number of votes to fit, at least 1 and less than V.
 
     Returns:
-        Between 0 and 1; 0 if no code is active. Chance is the frequency of the most frequent
-        factor, 1 / F if they are equally frequent.
+        The score between 0 and 1, or 0 if no code is active. Chance is the frequency of the most
+        frequent factor, 1 / F if all are equally frequent.
 
     Raises:
-        ValueError: If the shapes do not match, ``active`` is not bool, ``train`` leaves no vote to
-            learn from or to score, or the variance of an active code is not a number.
+        ValueError: If the shapes do not match, ``active`` is not bool, ``train`` leaves no votes to
+            fit or to score, or the variance of an active code is NaN.
 
     References:
         Kim and Mnih (2018), Disentangling by Factorising, section 4,
@@ -278,12 +286,11 @@ def factor_vae_score(variances: Tensor, factor: Tensor, active: Tensor, train: i
     votes, size = variances.shape
     if factor.shape != (votes,):
         raise ValueError(
-            f"factor must have one entry for each of {votes} votes, got the shape "
-            f"{tuple(factor.shape)}"
+            f"factor must have one entry for each of {votes} votes, got shape {tuple(factor.shape)}"
         )
     if active.shape != (size,) or active.dtype != torch.bool:
         raise ValueError(
-            f"active must have one bool for each of {size} codes, got {active.dtype} of the shape "
+            f"active must have one bool for each of {size} codes, got {active.dtype} of shape "
             f"{tuple(active.shape)}"
         )
     if not 1 <= train < votes:
@@ -305,13 +312,14 @@ def factor_vae_score(variances: Tensor, factor: Tensor, active: Tensor, train: i
 
 
 def _checked(codes: Tensor, factors: Tensor, categorical: Sequence[bool]) -> tuple[Tensor, Tensor]:
-    """Codes and factors, float64 on the CPU; what is wrong with them is said in one sentence."""
+    """Check codes and factors and return them on the CPU in float64."""
     for name, x in ("codes", codes), ("factors", factors):
         if x.ndim != 2 or x.shape[1] == 0:
-            raise ValueError(f"{name} must have a row for each image, got {tuple(x.shape)}")
+            raise ValueError(f"{name} must have one row per image, got shape {tuple(x.shape)}")
     if len(codes) != len(factors):
         raise ValueError(
-            f"codes and factors must have equally many rows, got {len(codes)} and {len(factors)}"
+            f"codes and factors must have the same number of rows, got {len(codes)} and "
+            f"{len(factors)}"
         )
     if len(categorical) != factors.shape[1]:
         raise ValueError(
@@ -320,7 +328,7 @@ def _checked(codes: Tensor, factors: Tensor, categorical: Sequence[bool]) -> tup
         )
     if len(codes) < 2:
         raise ValueError(f"there must be at least 2 rows, got {len(codes)}")
-    # First to the CPU: not every device has double precision.
+    # First to the CPU, because not every device supports float64.
     codes, factors = codes.detach().cpu().double(), factors.detach().cpu().double()
     if not (codes.isfinite().all() and factors.isfinite().all()):
         raise ValueError("codes and factors must be finite numbers")
@@ -331,14 +339,14 @@ def _checked(codes: Tensor, factors: Tensor, categorical: Sequence[bool]) -> tup
 
 
 def _unit_range(x: Tensor) -> Tensor:
-    """Columns (N, C) moved and stretched to the range from 0 to 1; constant ones are exactly 0."""
+    """Scale columns (N, C) to the range from 0 to 1; constant ones become exactly 0."""
     low, high = x.amin(0), x.amax(0)
     return (x - low) / torch.where(high > low, high - low, 1.0)
 
 
-def _standardised(x: Tensor) -> Tensor:
-    """Columns (N, C) with mean 0 and variance 1; constant ones are exactly 0."""
-    # By way of the unit range, in which neither tiny nor huge values lose their variance.
+def _standardized(x: Tensor) -> Tensor:
+    """Scale columns (N, C) to mean 0 and variance 1; constant ones become exactly 0."""
+    # First to the unit range, so that the variance of very small or large values is accurate.
     x = _unit_range(x)
     std = x.std(0, correction=0)
     return (x - x.mean(0)) / torch.where(std > 0, std, 1.0)
@@ -347,12 +355,12 @@ def _standardised(x: Tensor) -> Tensor:
 def _information(
     codes: Tensor, factors: Tensor, categorical: Sequence[bool], bins: int
 ) -> tuple[Tensor, Tensor]:
-    """Mutual information (L, F) and entropies of the factors (F,), nats."""
+    """Return the mutual information (L, F) and the entropies of the factors (F,) in nats."""
     if bins < 2:
         raise ValueError(f"bins must be at least 2, got {bins}")
     n, size = codes.shape
     binned = _bins(codes, bins)
-    # Each code has a block of cells of its own, so that one count serves all of them.
+    # Every code has its own block of cells, so that one bincount serves all codes.
     first = (torch.arange(size) * bins + binned)[:, :, None]
     information, entropies = [], []
     for column, is_category in enumerate(categorical):
@@ -364,7 +372,7 @@ def _information(
         cells = first[:, :, 0] * levels + values[:, None]
         joint = cells.flatten().bincount(minlength=size * bins * levels).view(size, bins, levels)
         expected = joint.sum(2, keepdim=True) * joint.sum(1, keepdim=True)
-        # Counts are whole numbers: those of a constant code give a ratio of 1 and exactly 0 nats.
+        # Counts are integers, so a constant code has a ratio of exactly 1 and 0 nats.
         ratio = (joint * n).double() / expected.clamp(min=1)
         information.append(torch.special.xlogy(joint.double() / n, ratio).sum((1, 2)).clamp(min=0))
         entropies.append(torch.special.entr(values.bincount().double() / n).sum())
@@ -372,21 +380,21 @@ def _information(
 
 
 def _bins(x: Tensor, bins: int) -> Tensor:
-    """Numbers of the intervals of equal width, 0 to bins - 1, in which the columns (N, C) lie."""
-    # The largest value belongs to the last interval, not to one of its own.
+    """Return the index of the interval of equal width of every entry of columns (N, C)."""
+    # The largest value belongs to the last interval.
     return (_unit_range(x) * bins).long().clamp(max=bins - 1)
 
 
 def _gaps(scores: Tensor) -> Tensor:
-    """Largest minus second largest of scores (L, F) that are not negative: (F,)."""
-    # The zeros are the second best of a single code, and change nothing if there are more.
+    """Return the difference of the two largest of non-negative scores (L, F), (F,)."""
+    # The zeros are the second largest of a single code and have no effect otherwise.
     best, second = torch.cat([scores, torch.zeros_like(scores[:1])]).topk(2, dim=0).values
     return best - second
 
 
 def _accuracy_above_chance(code: Tensor, classes: Tensor) -> float:
-    """Balanced accuracy, 0 for chance and 1 for no mistake, of classes (N,) from one code (N,)."""
-    # Not at the top: it takes about half a second, for which every command would have to wait.
+    """Return the rescaled balanced accuracy of predicting classes (N,) from one code (N,)."""
+    # Imported here, because it takes half a second that other commands should not wait for.
     from sklearn.svm import LinearSVC
 
     half = len(code) // 2
@@ -405,8 +413,8 @@ def _accuracy_above_chance(code: Tensor, classes: Tensor) -> float:
 
 
 def _forest(x: Tensor, target: Tensor, is_category: bool, trees: int) -> tuple[Tensor, float]:
-    """Importances (L,) and the score on the second half of a forest fitted to the first half."""
-    # Not at the top, as above.
+    """Return the importances (L,) of a forest fitted to the first half, and its held-out score."""
+    # Imported here for the reason above.
     from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
     half = len(x) // 2
@@ -427,9 +435,9 @@ def _forest(x: Tensor, target: Tensor, is_category: bool, trees: int) -> tuple[T
 
 
 def _concentration(importances: Tensor) -> Tensor:
-    """1 minus the entropy of each row (R, C), to the base C: (R,); rows of zeros give 0."""
+    """Return 1 minus the entropy (to base C) of each row (R, C), (R,); 0 for rows of zeros."""
     total = importances.sum(1, keepdim=True)
     shares = importances / torch.where(total > 0, total, 1.0)
-    # A single outcome has the entropy 0, to any base; that of the logarithm must not be 1.
+    # At least 2, because the logarithm to base 1 is undefined; the entropy is then 0 anyway.
     entropy = torch.special.entr(shares).sum(1) / math.log(max(importances.shape[1], 2))
     return torch.where(total[:, 0] > 0, (1 - entropy).clamp(min=0), 0.0)

@@ -1,24 +1,20 @@
-"""Which latent dimensions are used."""
+"""Use of the latent dimensions."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
-
-from vae_lightning.data.batch import Batch
-from vae_lightning.functional import standard_normal_kl
-from vae_lightning.metrics.measure import Mean, Measure
-from vae_lightning.metrics.result import NATS, Result
-
-if TYPE_CHECKING:
-    from vae_lightning.models import BaseVAE
-
+from vae_lightning.batch import Batch
+from vae_lightning.metrics.base import Metric
+from vae_lightning.models.capabilities import Capability
+from vae_lightning.results import NATS, Mean, Result
+from vae_lightning.training.module import LitVAE
 
 ACTIVE = 0.01
 """Variance of the posterior mean over images above which a latent dimension is active."""
 
 
-class Latents(Measure):
-    """KL per latent dimension, and active units: the variance of the posterior mean over images.
+class Latents(Metric):
+    """Number of active units, and KL per latent dimension.
+
+    A unit is active if the variance of its posterior mean over images exceeds `ACTIVE`. The KL is
+    reported for models with a closed form of it.
 
     References:
         Burda et al. (2016), Importance weighted autoencoders, appendix C,
@@ -26,27 +22,28 @@ class Latents(Measure):
     """
 
     name = "latents"
+    requires = (Capability.CONTINUOUS_LATENT,)
 
-    def applies_to(self, model: BaseVAE, data: Any) -> bool:
-        """Models whose latent is a vector with a Gaussian posterior."""
-        return model.latent_dim is not None
+    def start(self) -> None:
+        """See `Metric.start`."""
+        self.kl, self.mean = Mean(), Mean()
 
-    def start(self, model: BaseVAE) -> None:
-        """See `Measure.start`."""
-        self.kl, self.mu = Mean(), Mean()
+    def update(self, module: LitVAE, batch: Batch) -> None:
+        """See `Metric.update`."""
+        model = module.model
+        label = model.used_labels(batch.y)
+        self.mean.update(model.latent_vectors(batch.x, label))
+        if model.has(Capability.KL_PER_DIMENSION):
+            self.kl.update(model.latent_kl(batch.x, label))
 
-    def update(self, model: BaseVAE, batch: Batch) -> None:
-        """See `Measure.update`."""
-        q = model.encode(batch.x, model.one_hot(batch))
-        self.kl.update(standard_normal_kl(q["mu"], q["log_var"]))
-        self.mu.update(q["mu"])
-
-    def compute(self, model: BaseVAE) -> dict[str, Result]:
-        """See `Measure.compute`."""
-        active = self.mu.compute()[1] > ACTIVE
+    def compute(self, module: LitVAE) -> dict[str, Result]:
+        """See `Metric.compute`."""
+        active = self.mean.compute()[1] > ACTIVE
         collapsed = [f"z{i}" for i in (~active).nonzero().flatten().tolist()]
-        return {
+        results = {
             "active_units": Result(int(active.sum()), f"of {len(active)} dimensions"),
             "collapsed": Result(collapsed, "dimensions"),
-            "kl_per_dimension": Result(self.kl.compute()[0].tolist(), NATS),
         }
+        if self.kl.sums is not None:
+            results["kl_per_dimension"] = Result(self.kl.compute()[0].tolist(), NATS)
+        return results

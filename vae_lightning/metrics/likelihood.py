@@ -1,30 +1,27 @@
 """Log-likelihood by importance sampling."""
 
-from __future__ import annotations
-
 import math
-from typing import TYPE_CHECKING, Any
 
-from vae_lightning.data.batch import Batch
-from vae_lightning.metrics.measure import Mean, Measure
-from vae_lightning.metrics.result import Result
-
-if TYPE_CHECKING:
-    from vae_lightning.models import BaseVAE
+from vae_lightning.batch import Batch
+from vae_lightning.metrics.base import Metric, check_positive
+from vae_lightning.models.capabilities import Capability
+from vae_lightning.results import Mean, Result
+from vae_lightning.training.module import LitVAE
 
 
-class LogLikelihood(Measure):
+class LogLikelihood(Metric):
     r"""Negative log-likelihood by importance sampling from the posterior.
 
     .. math:: -\log p(x) \approx -\log \frac{1}{K} \sum_{k=1}^K \frac{p(x|z_k) p(z_k)}{q(z_k|x)},
         \quad z_k \sim q(z|x)
 
-    An upper bound in expectation, which falls with K. Memory does not grow with K.
+    The estimate is an upper bound in expectation, which decreases with K. Memory does not grow
+    with K.
 
     Args:
-        samples: K. 5000 is usual in papers.
-        rows: Latents decoded at once; by default 256 on a CPU, whose caches they fit, and 16,384
-            elsewhere, and fewer the more pixels an image has beyond 28x28.
+        num_samples: Number of importance samples K per image. Papers usually use 5000.
+        rows: Number of latents decoded at once. By default 256 on a CPU, so that they fit in its
+            caches, and 16,384 elsewhere, scaled down in proportion for images above 28x28 pixels.
 
     Raises:
         ValueError: If a number is not positive.
@@ -34,35 +31,34 @@ class LogLikelihood(Measure):
     """
 
     name = "log_likelihood"
+    requires = (Capability.DENSITY,)
 
-    def __init__(self, samples: int = 64, rows: int | None = None) -> None:
+    def __init__(self, num_samples: int = 64, rows: int | None = None) -> None:
         super().__init__()
-        for option, value in {"samples": samples, "rows": 1 if rows is None else rows}.items():
-            if not value or value < 1:
-                raise ValueError(f"metrics.log_likelihood.{option} must be positive, got {value}")
-        self.samples = samples
+        check_positive(self, num_samples=num_samples, rows=1 if rows is None else rows)
+        self.num_samples = num_samples
         self.rows = rows
 
-    def applies_to(self, model: BaseVAE, data: Any) -> bool:
-        """Models with a Gaussian posterior and a prior."""
-        return model.latent_dim is not None
-
-    def start(self, model: BaseVAE) -> None:
-        """See `Measure.start`."""
+    def start(self) -> None:
+        """See `Metric.start`."""
         self.mean = Mean()
 
-    def update(self, model: BaseVAE, batch: Batch) -> None:
-        """See `Measure.update`."""
-        pixels = math.prod(model.image_shape)
+    def update(self, module: LitVAE, batch: Batch) -> None:
+        """See `Metric.update`."""
+        pixels = math.prod(module.model.image_shape)
         images = 256 if batch.x.device.type == "cpu" else 16_384
         rows = self.rows or max(1, images * 784 // pixels)
-        self.mean.update(-model.log_marginal(batch, self.samples, rows))
+        noise = module.evaluation_noise(batch, "importance")
+        log_prob = module.model.log_marginal(
+            batch.x, module.condition(batch), noise, self.num_samples, rows
+        )
+        self.mean.update(-log_prob)
 
-    def compute(self, model: BaseVAE) -> dict[str, Result]:
-        """See `Measure.compute`."""
-        normalised = model.is_normalised
-        name = "negative_log_likelihood" if normalised else "importance_weighted_cross_entropy"
+    def compute(self, module: LitVAE) -> dict[str, Result]:
+        """See `Metric.compute`."""
+        normalized = module.is_normalized
+        name = "negative_log_likelihood" if normalized else "importance_weighted_cross_entropy"
         return {
-            name: self.mean.result(model.bound_unit, normalised),
-            "importance_samples": Result(self.samples, "draws per image"),
+            name: self.mean.result(module.model.bound_unit, normalized),
+            "importance_samples": Result(self.num_samples, "draws per image"),
         }

@@ -1,35 +1,25 @@
-"""Errors of reconstructions."""
+"""Reconstruction error."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
-
-from vae_lightning.data.batch import Batch
-from vae_lightning.metrics.measure import Mean, Measure
-from vae_lightning.metrics.result import Result
-
-if TYPE_CHECKING:
-    from vae_lightning.models import BaseVAE
+from vae_lightning.batch import Batch
+from vae_lightning.metrics.base import Metric
+from vae_lightning.results import Mean, Result
+from vae_lightning.training.module import LitVAE
 
 
-class Reconstruction(Measure):
-    """Squared error per pixel between images and their reconstructions without noise."""
+class Reconstruction(Metric):
+    """Mean squared error per pixel between images and their noise-free reconstructions."""
 
     name = "reconstruction"
 
-    def applies_to(self, model: BaseVAE, data: Any) -> bool:
-        """All models."""
-        return True
-
-    def start(self, model: BaseVAE) -> None:
-        """See `Measure.start`."""
+    def start(self) -> None:
+        """See `Metric.start`."""
         self.mean = Mean()
 
-    def update(self, model: BaseVAE, batch: Batch) -> None:
-        """See `Measure.update`."""
-        reconstruction = model.reconstruct(batch.x, model.label_of(batch))
+    def update(self, module: LitVAE, batch: Batch) -> None:
+        """See `Metric.update`."""
+        reconstruction = module.model.reconstruct(batch.x, module.model.used_labels(batch.y))
         self.mean.update((reconstruction - batch.x).square().flatten(1).mean(1))
 
-    def compute(self, model: BaseVAE) -> dict[str, Result]:
-        """See `Measure.compute`."""
+    def compute(self, module: LitVAE) -> dict[str, Result]:
+        """See `Metric.compute`."""
         return {"mse": self.mean.result("per pixel, in [0, 1]")}

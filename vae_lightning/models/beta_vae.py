@@ -10,10 +10,10 @@ from vae_lightning.schedules import Constant, Schedule
 
 
 class BetaVAE(VAE):
-    """VAE whose KL term is weighted: -E_q[log p(x|z)] + beta KL(q(z|x) || p(z)).
+    """VAE with a weighted KL term: -E_q[log p(x|z)] + beta KL(q(z|x) || p(z)).
 
     Args:
-        beta: Weight of the KL term. 1 is the plain VAE; larger trades reconstruction for
+        beta: Weight of the KL term. 1 is the plain VAE; larger values trade reconstruction for
             independent latents.
         schedule: Factor of beta over the training. Validation and test use beta itself, so that
             their losses can be compared between epochs.
@@ -33,6 +33,6 @@ class BetaVAE(VAE):
         self.schedule = schedule()
 
     def objective(self, terms: ELBOTerms) -> Tensor:
-        """Reconstruction + beta KL, (B,)."""
+        """Return reconstruction + beta KL, (B,)."""
         beta = self.beta * self.schedule(self.step) if self.training else self.beta
         return terms.reconstruction + beta * terms.kl

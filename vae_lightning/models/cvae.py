@@ -6,10 +6,10 @@ from vae_lightning.models.vae import VAE
 
 
 class CVAE(VAE):
-    """VAE of images given their class: encoder and decoder see it, one-hot, and p(z) is N(0, I).
+    """VAE of images given their class: encoder and decoder see the class as a one-hot vector.
 
     Args:
-        conditional: Always true; a model that does not see the class is a `VAE`.
+        conditional: Always true. A model that does not see the class is a `VAE`.
         **kwargs: See `VAE`.
 
     Raises:

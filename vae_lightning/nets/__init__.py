@@ -1,4 +1,4 @@
-"""Encoders and decoders: plain modules, built from an image shape."""
+"""Encoders and decoders: plain modules that are built from an image shape."""
 
 from vae_lightning.nets.base import Decoder, Encoder, ImageShape
 from vae_lightning.nets.conv import ConvDecoder, ConvEncoder

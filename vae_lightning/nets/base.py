@@ -1,4 +1,4 @@
-"""What every encoder and decoder has in common, and the pieces they share."""
+"""Base classes of encoders and decoders, and functions that they share."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -11,35 +11,51 @@ ImageShape = tuple[int, int, int]
 
 
 class Encoder(nn.Module, ABC):
-    """Maps images to features; subclasses take these three arguments first, then their own.
+    """Map images to features.
+
+    Subclasses take the three arguments below first, then their own.
 
     Args:
-        image_shape: (C, H, W) of the images.
-        features: Size of the output.
-        condition_features: Size of the condition (a one-hot class), 0 if there is none.
+        image_shape: Shape of an image, (C, H, W).
+        out_features: Number of output features.
+        cond_features: Size of the condition (a one-hot class), 0 without a condition.
     """
 
     @abstractmethod
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Encode images (B, C, H, W), seen with a condition (B, condition_features).
+        """Encode images.
+
+        Args:
+            x: Images, (B, C, H, W).
+            condition: Condition of each image, (B, cond_features).
 
         Returns:
-            (B, features), or (B, features, h, w) from encoders that keep a map.
+            Features, (B, out_features), or a feature map, (B, out_features, h, w).
         """
 
 
 class Decoder(nn.Module, ABC):
-    """Maps latents to the parameters of a likelihood; arguments as for `Encoder`.
+    """Map latents to the parameters of a likelihood.
+
+    Subclasses take the three arguments below first, then their own.
 
     Args:
-        image_shape: (C, H, W) of the output; C counts the parameters of the likelihood.
-        features: Size of the latent.
-        condition_features: Size of the condition (a one-hot class), 0 if there is none.
+        image_shape: Shape of the output, (C, H, W), where C includes all parameters per channel.
+        in_features: Size of the latent.
+        cond_features: Size of the condition (a one-hot class), 0 without a condition.
     """
 
     @abstractmethod
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Decode latents (B, features) or (B, features, h, w) to (B, C, H, W)."""
+        """Decode latents.
+
+        Args:
+            z: Latents, (B, in_features) or (B, in_features, h, w).
+            condition: Condition of each latent, (B, cond_features).
+
+        Returns:
+            Parameters of the likelihood, (B, C, H, W).
+        """
 
     def start_at(self, params: Tensor) -> None:
         """Set the bias of the last layer, so that an untrained decoder returns about ``params``.
@@ -48,19 +64,23 @@ class Decoder(nn.Module, ABC):
             params: Parameters of the likelihood for one image, (C, H, W).
 
         Raises:
-            ValueError: If this decoder cannot.
+            ValueError: If the decoder has no bias per pixel.
         """
         raise ValueError(
-            f"{type(self).__name__} cannot start at the mean image, having no bias for each pixel: "
-            "leave out start_at_mean, or choose MLPDecoder"
+            f"{type(self).__name__} cannot start at the mean image, because it has no bias for "
+            "each pixel: leave out init_bias_from_data, or use MLPDecoder"
         )
 
 
 def positive(owner: object, **sizes: int | Sequence[int]) -> None:
-    """Check that sizes given by a user are positive.
+    """Check that arguments of a module are positive.
+
+    Args:
+        owner: The module, whose class is named in the error message.
+        **sizes: Sizes, or sequences of sizes, by name.
 
     Raises:
-        ValueError: With the class and the name of the first size that is not.
+        ValueError: If a size is not positive or a sequence is empty.
     """
     for name, size in sizes.items():
         values = [size] if isinstance(size, int) else size
@@ -69,9 +89,18 @@ def positive(owner: object, **sizes: int | Sequence[int]) -> None:
 
 
 def concatenate(x: Tensor, condition: Tensor | None) -> Tensor:
-    """Append a condition (B, K) to features (B, N), or as constant channels to maps (B, C, H, W).
+    """Append a condition to features, or as constant channels to maps.
 
-    Without a condition, ``x`` comes back as it is.
+    Args:
+        x: Features, (B, N), or maps, (B, C, H, W).
+        condition: Condition, (B, K), or None to return ``x`` unchanged.
+
+    Returns:
+        (B, N + K) or (B, C + K, H, W).
+
+    Example:
+        >>> concatenate(torch.rand(2, 3, 8, 8), torch.eye(2)).shape
+        torch.Size([2, 5, 8, 8])
     """
     if condition is None:
         return x
@@ -82,7 +111,12 @@ def concatenate(x: Tensor, condition: Tensor | None) -> Tensor:
 
 
 def halved_sizes(height: int, width: int, times: int) -> list[tuple[int, int]]:
-    """Sizes of a map after 0, 1, ... ``times`` layers with stride 2, odd sizes rounded up."""
+    """Return the sizes of a map after 0, 1, ... ``times`` halvings, with odd sizes rounded up.
+
+    Example:
+        >>> halved_sizes(28, 28, 3)
+        [(28, 28), (14, 14), (7, 7), (4, 4)]
+    """
     sizes = [(height, width)]
     for _ in range(times):
         height, width = (height + 1) // 2, (width + 1) // 2

@@ -1,7 +1,6 @@
-"""Layers that keep maps in the order in memory that convolutions on a CPU are fastest in.
+"""Layers that keep maps in channels-last memory format on a CPU, where convolutions are faster.
 
-That is with the channels innermost. Parameters are those of torch's layers, and so are the numbers
-that come out, up to rounding.
+Their parameters, and up to rounding their outputs, are those of the corresponding torch layers.
 """
 
 import math
@@ -12,16 +11,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 _FEW_CHANNELS = 4
-"""Output channels up to which `UpConv` goes another way on a CPU."""
+"""Largest number of output channels for which `UpConv` uses sub-pixel convolution on a CPU."""
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """Images or maps (B, C, H, W); on a CPU with the channels innermost in memory."""
+    """Return images or maps (B, C, H, W), on a CPU in channels-last memory format."""
     if x.device.type != "cpu":
         return x
     if x.shape[1] > 1:
         return x.contiguous(memory_format=torch.channels_last)
-    # Of one channel the two orders are the same in memory: only the strides say which is meant.
+    # With one channel both formats are the same in memory and differ only in the strides.
     return x.squeeze(1).unsqueeze(3).permute(0, 3, 1, 2)
 
 
@@ -30,11 +29,11 @@ def _is_channels_last(x: Tensor) -> bool:
 
 
 class FromMap(nn.Linear):
-    """A linear layer on flattened maps.
+    """Linear layer on flattened maps.
 
     Args:
-        shape: (C, h, w) of the maps.
-        features: Size of the output.
+        shape: Shape of the maps, (C, h, w).
+        features: Number of output features.
     """
 
     def __init__(self, shape: tuple[int, int, int], features: int) -> None:
@@ -44,17 +43,17 @@ class FromMap(nn.Linear):
         """Map (B, C, h, w) to (B, features)."""
         if not _is_channels_last(x):
             return super().forward(x.flatten(1))
-        # The order of the weights is changed instead of that of the map: there are fewer of them.
+        # Permute the weights instead of the maps, because they are smaller.
         weight = self.weight.unflatten(1, x.shape[1:]).permute(0, 2, 3, 1).flatten(1)
         return F.linear(x.permute(0, 2, 3, 1).flatten(1), weight, self.bias)
 
 
 class ToMap(nn.Linear):
-    """A linear layer whose output is a map.
+    """Linear layer whose output is a map.
 
     Args:
-        features: Size of the input.
-        shape: (C, h, w) of the maps.
+        features: Number of input features.
+        shape: Shape of the maps, (C, h, w).
     """
 
     def __init__(self, features: int, shape: tuple[int, int, int]) -> None:
@@ -73,15 +72,15 @@ class ToMap(nn.Linear):
 
 
 def _sub_pixel(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """`UpConv` as a convolution with kernel 2 and four times as many output channels."""
-    # The pixel at 2i + r - 1 sees pixel i through row r of the kernel, and i - 1 through r + 2.
+    """Compute `UpConv` by a convolution with kernel 2 and four times as many output channels."""
+    # Output pixel 2i + r - 1 depends on input pixel i by row r of the kernel, on i - 1 by r + 2.
     rows = weight.unflatten(3, (2, 2)).unflatten(2, (2, 2)).permute(1, 3, 5, 0, 2, 4)
     four = F.conv2d(x, rows.flip(4, 5).flatten(0, 2), bias.repeat_interleave(4), padding=1)
     return F.pixel_shuffle(four, 2)[:, :, 1:-1, 1:-1].clone(memory_format=torch.contiguous_format)
 
 
 class _SubPixel(torch.autograd.Function):
-    """`_sub_pixel`, and back as torch's own layer goes, which is fast."""
+    """`_sub_pixel` with the backward pass of torch's transposed convolution, which is faster."""
 
     generate_vmap_rule = True
     forward = staticmethod(_sub_pixel)
@@ -96,8 +95,11 @@ class _SubPixel(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         sizes, needed = [weight.shape[1]], list(ctx.needs_input_grad)
         how = [2, 2], [1, 1], [1, 1], True, [0, 0], 1  # stride, padding, dilation, transposed
+        # `F.conv2d` with `torch.nn.grad.conv2d_weight` computes the same, but takes 1.5 to 8 times
+        # as long (32 channels, 14x14 to 28x28, batch size 128: 13 ms instead of 1.6 ms).
         return torch.ops.aten.convolution_backward(grads[0], x, weight, sizes, *how, needed)
 
+    # Forward-mode derivatives, so that `torch.func.jvp` works as for torch's own layer.
     @staticmethod
     def jvp(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         x_0, weight_0 = ctx.saved_tensors
@@ -106,15 +108,15 @@ class _SubPixel(torch.autograd.Function):
 
 
 class UpConv(nn.ConvTranspose2d):
-    """A transposed convolution (kernel 4, stride 2, padding 1), which doubles the size of a map.
+    """Transposed convolution (kernel 4, stride 2, padding 1), which doubles the size of a map.
 
-    With few output channels, as before an image, a transposed convolution takes a CPU as long as
-    one with many. The same numbers come from a convolution with kernel 2 that has an output
-    channel for each of the four pixels that a pixel becomes.
+    On a CPU, a transposed convolution with few output channels, as in the last layer of a decoder,
+    takes as long as one with many. It is then computed by an equivalent convolution with kernel 2
+    that has one output channel for each of the four output pixels of an input pixel.
 
     Args:
-        in_channels: Channels of the map that comes in.
-        out_channels: Channels of the map that comes out.
+        in_channels: Channels of the input map.
+        out_channels: Channels of the output map.
 
     References:
         Shi et al. (2016), Is the deconvolution layer the same as a convolutional layer?,
@@ -130,6 +132,6 @@ class UpConv(nn.ConvTranspose2d):
         if x.device.type != "cpu" or not few or torch.is_autocast_enabled("cpu"):
             return super().forward(x, output_size)
         assert self.bias is not None
-        # torch.compile knows no functions that have a derivative in forward mode of their own.
-        way = _sub_pixel if torch.compiler.is_compiling() else _SubPixel.apply
-        return way(x, self.weight, self.bias)
+        # torch.compile does not support functions with their own forward-mode derivative.
+        up = _sub_pixel if torch.compiler.is_compiling() else _SubPixel.apply
+        return up(x, self.weight, self.bias)

@@ -1,4 +1,4 @@
-"""A pair of multilayer perceptrons on flattened images."""
+"""Multilayer perceptrons on flattened images."""
 
 import math
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ _ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "silu": nn.SiLU, "gelu": nn.GE
 
 
 def _mlp(sizes: Sequence[int], activation: str) -> nn.Sequential:
-    """Linear layers with activations between them.
+    """Return linear layers with activations in between.
 
-    Layers with tanh start as in Glorot and Bengio (2010), Understanding the difficulty of training
-    deep feedforward neural networks; gated ones multiply half of a layer with the sigmoid of the
-    other half (Dauphin et al., 2017, https://arxiv.org/abs/1612.08083).
+    With tanh, weights are initialized as in Glorot and Bengio (2010), Understanding the difficulty
+    of training deep feedforward neural networks. Gated layers multiply one half of their output by
+    the sigmoid of the other half (Dauphin et al., 2017, https://arxiv.org/abs/1612.08083).
     """
     if activation not in _ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(_ACTIVATIONS)}, got {activation!r}")
@@ -34,12 +34,12 @@ def _mlp(sizes: Sequence[int], activation: str) -> nn.Sequential:
 
 
 class MLPEncoder(Encoder):
-    """Fully connected layers from the flattened image (and the condition) to the features.
+    """Fully connected encoder.
 
     Args:
         image_shape: See `Encoder`.
-        features: See `Encoder`.
-        condition_features: See `Encoder`; the condition is appended to the pixels.
+        out_features: See `Encoder`.
+        cond_features: See `Encoder`. The condition is appended to the pixels.
         hidden: Sizes of the hidden layers.
         activation: ``relu``, ``tanh``, ``silu``, ``gelu`` or ``gated``.
 
@@ -50,28 +50,28 @@ class MLPEncoder(Encoder):
     def __init__(
         self,
         image_shape: ImageShape,
-        features: int,
-        condition_features: int = 0,
+        out_features: int,
+        cond_features: int = 0,
         hidden: Sequence[int] = (512, 256),
         activation: str = "relu",
     ) -> None:
         super().__init__()
-        positive(self, image_shape=image_shape, features=features, hidden=hidden)
+        positive(self, image_shape=image_shape, out_features=out_features, hidden=hidden)
         pixels = math.prod(image_shape)
-        self.layers = _mlp([pixels + condition_features, *hidden, features], activation)
+        self.layers = _mlp([pixels + cond_features, *hidden, out_features], activation)
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        """See `Encoder.forward`; returns (B, features)."""
+        """See `Encoder.forward`; returns (B, out_features)."""
         return self.layers(concatenate(x.flatten(1), condition))
 
 
 class MLPDecoder(Decoder):
-    """Fully connected layers from the latent (and the condition) to the image.
+    """Fully connected decoder.
 
     Args:
         image_shape: See `Decoder`.
-        features: See `Decoder`.
-        condition_features: See `Decoder`; the condition is appended to the latent.
+        in_features: See `Decoder`.
+        cond_features: See `Decoder`. The condition is appended to the latent.
         hidden: Sizes of the hidden layers.
         activation: ``relu``, ``tanh``, ``silu``, ``gelu`` or ``gated``.
 
@@ -82,15 +82,15 @@ class MLPDecoder(Decoder):
     def __init__(
         self,
         image_shape: ImageShape,
-        features: int,
-        condition_features: int = 0,
+        in_features: int,
+        cond_features: int = 0,
         hidden: Sequence[int] = (256, 512),
         activation: str = "relu",
     ) -> None:
         super().__init__()
-        positive(self, image_shape=image_shape, features=features, hidden=hidden)
+        positive(self, image_shape=image_shape, in_features=in_features, hidden=hidden)
         pixels = math.prod(image_shape)
-        self.layers = _mlp([features + condition_features, *hidden, pixels], activation)
+        self.layers = _mlp([in_features + cond_features, *hidden, pixels], activation)
         self.unflatten = nn.Unflatten(1, image_shape)
 
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -98,5 +98,5 @@ class MLPDecoder(Decoder):
         return self.unflatten(self.layers(concatenate(z, condition)))
 
     def start_at(self, params: Tensor) -> None:
-        """See `Decoder.start_at`; each pixel has a bias of its own."""
+        """See `Decoder.start_at`."""
         cast(nn.Linear, self.layers[-1]).bias.data.copy_(params.flatten())

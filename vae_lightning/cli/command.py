@@ -1,0 +1,364 @@
+"""``vae fit``, ``validate``, ``test`` and ``predict``: LightningCLI over plain models."""
+
+import functools
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger
+
+from vae_lightning import __version__
+from vae_lightning.checkpoint import Checkpoint, check_weights
+from vae_lightning.cli import (
+    allowed_classes,
+    config_sources,
+    error_messages,
+    parser,
+    resume,
+    run_folders,
+    trainer_checks,
+    trainer_setup,
+)
+from vae_lightning.cli.callbacks import OptimizerChanges, Reporter, SaveConfig
+from vae_lightning.cli.command_line import CommandLine
+from vae_lightning.cli.folder_choice import choose_folder, find_requeued_run
+from vae_lightning.cli.parser import Parser, WrongOptions
+from vae_lightning.cli.run_folders import RunFolder
+from vae_lightning.cli.training_run import TrainingRun
+from vae_lightning.data import ImageData
+from vae_lightning.errors import UserError
+from vae_lightning.figures import PredictionWriter
+from vae_lightning.models.base import BaseVAE
+from vae_lightning.models.loading import find_imported
+from vae_lightning.training import compat
+from vae_lightning.training.metrics_log import MetricsLog
+from vae_lightning.training.module import LitVAE
+
+
+class Command(LightningCLI):
+    """A command of ``vae`` that needs Lightning.
+
+    Args:
+        command_line: The command and its options.
+
+    Attributes:
+        vae: The model.
+        model: The module that trains and measures it.
+        folder: Folder of the run, once it is chosen.
+    """
+
+    subcommand: str
+    model: LitVAE
+    datamodule: ImageData
+
+    def __init__(self, command_line: CommandLine) -> None:
+        self.command_line = command_line
+        self.checkpoint: Checkpoint | None = command_line.checkpoint
+        self.folder: RunFolder | None = None
+        self.requeued: Path | None = None
+        self.optimizer_changes: list[dict[str, Any]] = []
+        compat.keep_defaults_of_changed_classes()
+        compat.check_ckpt_path_hook()
+        try:
+            super().__init__(
+                model_class=LitVAE,
+                datamodule_class=pl.LightningDataModule,
+                subclass_mode_data=True,
+                save_config_callback=SaveConfig,
+                seed_everything_default=0,
+                parser_class=Parser,
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+                args=[command_line.command, *command_line.parser_arguments],
+            )
+        except BaseException as error:
+            self._clean_up(error)
+            raise
+        finally:
+            if self.folder:
+                self.folder.remove_if_empty()
+
+    def _clean_up(self, error: BaseException) -> None:
+        """End other processes, and clean up a run that failed before its first batch."""
+        trainer = getattr(self, "trainer", None)
+        interrupted = trainer is not None and trainer.interrupted and self.subcommand != "fit"
+        if isinstance(error, SystemExit) and interrupted:
+            # Lightning exits with code 1 and says nothing.
+            print("\nvae: interrupted", file=sys.stderr)
+            raise SystemExit(130) from None
+        if trainer is not None and isinstance(error, Exception):
+            compat.end_processes(trainer)
+        if self.folder and not getattr(getattr(self, "model", None), "began", False):
+            self.folder.remove_traces()
+
+    # Options
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Return the command that was typed: a parser of options takes a while to build."""
+        name = self.command_line.command
+        # These are chosen below: never pickled code, and nothing printed twice or kept in memory.
+        fixed = {"weights_only", "verbose", "return_predictions"}
+        return {name: LightningCLI.subcommands()[name] | fixed}
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Create a parser that takes configurations by name."""
+        kwargs.setdefault("dump_header", [f"vae_lightning=={__version__}"])
+        made = self.parser_class(**kwargs)
+        made.add_argument(
+            "-c",
+            "--config",
+            action=parser.ConfigAction,
+            help="Configuration: a YAML file, or the name of a bundled one.",
+        )
+        return made
+
+    def add_core_arguments_to_parser(self, parser_: LightningArgumentParser) -> None:
+        """Add options of trainer, data, model, optimizers and training."""
+        self.command_parser = parser_
+        parser.add_core_arguments(parser_)
+
+    def add_arguments_to_parser(self, parser_: LightningArgumentParser) -> None:
+        """Add options of the run."""
+        parser.add_run_arguments(parser_, self.command_line.command)
+
+    def parse_arguments(self, parser_: LightningArgumentParser, args: Any) -> None:
+        """Parse the options over the settings of the checkpoint or the default configuration."""
+        self._set_defaults()
+        self.config = self._parse(args)
+        if self.config.subcommand == "fit" and self._continue_requeued_run():
+            self._set_defaults()
+            self.config = self._parse(args)
+        # An older configuration file may hold another one.
+        path = self.checkpoint and str(self.checkpoint.path)
+        self.config[self.config.subcommand].ckpt_path = path
+        trainer_checks.check_seed(self.config[self.config.subcommand].seed_everything)
+
+    def _set_defaults(self) -> None:
+        settings = config_sources.lower_settings(self.command_line)
+        for name, value in config_sources.flatten(settings).items():
+            try:
+                self.command_parser.set_defaults({name: value})
+            except KeyError as error:
+                names = parser.names(self.command_parser)
+                where = "the default configuration"
+                if self.checkpoint:
+                    where = str(run_folders.folder_of(self.checkpoint.path) / "config.yaml")
+                raise UserError(f"{where}: {error_messages.unknown_option(name, names)}") from error
+
+    def _parse(self, args: list[str]) -> Namespace:
+        """Parse the command line.
+
+        Raises:
+            UserError: If the settings of the checkpoint are wrong.
+            WrongOptions: If options are wrong.
+        """
+        try:
+            if self.command_line.has_parts_of("--critic_optimizer"):
+                self._start_critic_optimizer_from_optimizer()
+            return self.parser.parse_args(args)
+        except WrongOptions as error:
+            explained = self._explain(error)
+            if self.checkpoint and self.checkpoint.record.data:
+                try:
+                    self.parser.parse_args([args[0], "--ckpt_path", str(self.checkpoint.path)])
+                except WrongOptions as own:
+                    raise UserError(
+                        f"{self.checkpoint.path}, or config.yaml of its run, is damaged or from "
+                        f"another version of this project ({self._explain(own)})"
+                    ) from error
+            raise explained from error
+
+    def _explain(self, error: WrongOptions) -> WrongOptions:
+        return WrongOptions(error_messages.explain(str(error), parser.names(self.command_parser)))
+
+    def _start_critic_optimizer_from_optimizer(self) -> None:
+        """Let ``--critic_optimizer.lr`` change an optimizer that is otherwise like the model's."""
+        if self.command_line.has("--critic_optimizer"):
+            return
+        rest = self.command_line.without_parts_of("--critic_optimizer")
+        config = self.parser.parse_args([self.command_line.command, *rest])
+        chosen = config[self.command_line.command]
+        if chosen.critic_optimizer is None:
+            self.command_parser.set_defaults({"critic_optimizer": chosen.optimizer.as_dict()})
+
+    def _continue_requeued_run(self) -> bool:
+        """Continue what this job has saved before it was requeued, if there is such a run."""
+        self.requeued = find_requeued_run(self.command_line, self.config.fit)
+        if not self.requeued or not run_folders.last_checkpoint(self.requeued).is_file():
+            return False
+        last = run_folders.last_checkpoint(self.requeued)
+        self.command_line = self.command_line.with_checkpoint(last)
+        self.checkpoint = self.command_line.checkpoint
+        return True
+
+    def _parse_ckpt_path(self) -> None:
+        """Do nothing: the checkpoint is below the command line, see `config_sources`."""
+
+    # Building
+
+    def before_instantiate_classes(self) -> None:
+        """Check the options against the checkpoint, and fill in where the run's files go."""
+        config = self.config[self.subcommand]
+        allowed_classes.check_callables(config)
+        trainer_checks.check_trainer(config.trainer, self.subcommand)
+        if self.checkpoint:
+            self._compare(self.checkpoint, config)
+        if self.subcommand == "fit":
+            self.folder = choose_folder(self.command_line, config, self.requeued)
+            config.name = self.folder.path.parent.name
+        else:
+            assert self.checkpoint is not None
+            self.folder = RunFolder(run_folders.folder_of(self.checkpoint.path))
+            config.trainer.enable_checkpointing = False
+        self.save_config_kwargs = {"given": config.clone(), "continues": self.folder.continues}
+        config.trainer.default_root_dir = str(self.folder.path)
+        trainer_setup.follow_torchrun(config.trainer)
+        step = self.checkpoint.content["global_step"] if self.checkpoint else None
+        trainer_setup.place_loggers(config.trainer.logger, self.folder, step, self.subcommand)
+
+    def _compare(self, held: Checkpoint, config: Namespace) -> None:
+        """Check that the checkpoint is one for these options."""
+        resume.check_model_class(held, config)
+        if self.subcommand == "fit":
+            try:
+                resume.check_progress(held, config)
+            except resume.AlreadyComplete as complete:
+                if self.requeued is None:
+                    raise
+                print(f"{complete}: nothing to do")  # in a job with more lines after this one
+                raise SystemExit(0) from None
+            resume.check_model(held, config)
+            resume.check_data(held, config)
+            self.optimizer_changes = resume.optimizer_changes(held, config)
+
+    def instantiate_classes(self) -> None:
+        """Build data, model, module and trainer, in this order."""
+        path = self.checkpoint and self.checkpoint.path
+        try:
+            self.config_init = self.parser.instantiate_classes(self.config)
+            config = self.config_init[self.subcommand]
+            self.datamodule, self.vae = config.data, config.model
+            self.model = LitVAE(
+                self.vae,
+                optimizer=_factory(config.optimizer),
+                critic_optimizer=_factory(config.critic_optimizer),
+                lr_scheduler=_factory(config.lr_scheduler),
+                **vars(config.training),
+            )
+        except (TypeError, ValueError) as error:
+            message = error_messages.sentence(error)
+            is_typed = self.command_line.argument_names & set(re.findall(r"\w+", message))
+            if not path or isinstance(error, UserError) or is_typed:
+                raise
+            raise UserError(f"what {path} describes cannot be built ({message})") from error
+        if self.checkpoint:
+            _check_fit(self.checkpoint, self.vae)
+        self.trainer = self.instantiate_trainer()
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """Build the trainer with its loggers and callbacks.
+
+        The log of the run comes first, because its folder is the run's.
+        """
+        assert self.folder is not None
+        config = self.config_init[self.subcommand]
+        given = config.trainer.logger
+        loggers = [logger for logger in trainer_setup.as_list(given) if isinstance(logger, Logger)]
+        if self.subcommand == "fit" and given is not False:
+            is_resumed = self.checkpoint and self.folder.continues
+            keep = self.checkpoint.record.log_rows if self.checkpoint and is_resumed else 0
+            loggers = [MetricsLog(self.folder.path, keep), *loggers]
+        callbacks = trainer_setup.as_list(config.trainer.callbacks)
+        shown, bar = trainer_setup.progress(callbacks, config.trainer.enable_progress_bar)
+        trainer = super().instantiate_trainer(
+            logger=loggers or False,
+            callbacks=[*callbacks, *shown, *self._callbacks(config)],
+            enable_progress_bar=bar,
+            plugins=trainer_setup.plugins(config.trainer.plugins, config.trainer.strategy),
+            **kwargs,
+        )
+        trainer_setup.check_torchrun(trainer)
+        trainer_checks.check_devices(trainer)
+        return trainer
+
+    def _callbacks(self, config: Namespace) -> list[pl.Callback]:
+        """Return the callbacks of the command."""
+        assert self.folder is not None
+        if self.subcommand == "predict":
+            return [PredictionWriter(self.folder.path / "predictions")]
+        if self.subcommand in ("test", "validate"):
+            metrics = [metric for metric in vars(config.metrics).values() if metric]
+            how = {
+                "command": self.command_line.text,
+                "checkpoint": str(Path(config.ckpt_path).absolute()),
+            }
+            return [*metrics, Reporter(self.folder.path, how)]
+        callbacks: list[pl.Callback] = [OptimizerChanges(self.optimizer_changes)]
+        callbacks += [figure for figure in vars(config.figures).values() if figure]
+        if config.trainer.enable_checkpointing is not False:
+            callbacks.append(config.checkpoint)
+            if config.checkpoint.save_last:
+                callbacks.append(config.last)
+                config.checkpoint.save_last = False  # not by two callbacks
+        return callbacks
+
+    # Running
+
+    def fit(self, **kwargs: Any) -> None:
+        """Train."""
+        assert self.folder is not None
+        step = self.checkpoint.content["global_step"] if self.checkpoint else None
+        # Its weights hold on to a file that will be replaced.
+        self.command_line = self.checkpoint = None  # type: ignore[assignment]
+        TrainingRun(self.trainer, self.model, self.folder).run(step, **kwargs, weights_only=True)
+
+    def validate(self, **kwargs: Any) -> None:
+        """Measure the model on the validation images."""
+        self.model.evaluation_seed = self.config_init[self.subcommand].evaluation_seed
+        self.trainer.validate(**kwargs, weights_only=True, verbose=False)
+
+    def test(self, **kwargs: Any) -> None:
+        """Measure the model on the test images."""
+        self.model.evaluation_seed = self.config_init[self.subcommand].evaluation_seed
+        self.trainer.test(**kwargs, weights_only=True, verbose=False)
+
+    def predict(self, **kwargs: Any) -> None:
+        """Write predictions, and print where they are."""
+        assert self.folder is not None
+        self.trainer.predict(**kwargs, weights_only=True, return_predictions=False)
+        if self.trainer.is_global_zero:
+            print(f"\nPredictions: {run_folders.short(self.folder.path / 'predictions')}")
+
+
+def _factory(config: Namespace | None) -> Any:
+    """Return what builds an optimizer or a scheduler, from its class and arguments."""
+    if config is None:
+        return None
+    arguments = config.get("init_args") or Namespace()
+    return functools.partial(find_imported(config.class_path), **vars(arguments))
+
+
+def _check_fit(held: Checkpoint, model: BaseVAE) -> None:
+    """Check that the weights of a checkpoint fit a model and its data.
+
+    Raises:
+        UserError: If they do not.
+    """
+    known = held.record.model.get("init_args", {})
+    shape, classes = known.get("image_shape"), known.get("num_classes")
+    if isinstance(shape, list | tuple) and tuple(shape) != model.image_shape:
+        raise UserError(
+            f"{held.path} is of a model of {tuple(shape)} images, but the data have "
+            f"{model.image_shape}: choose data of that shape, or for ImageFolder another "
+            "--data.size or --data.color"
+        )
+    if model.conditional and classes and classes != model.num_classes:
+        raise UserError(
+            f"{held.path} is of a model of {classes} classes, but the data have "
+            f"{model.num_classes}: choose data with the same classes"
+        )
+    check_weights(held, model)

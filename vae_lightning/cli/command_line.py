@@ -1,0 +1,240 @@
+"""The command line as it was typed. It is read in one place, here, before anything is parsed."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+
+from vae_lightning import checkpoint
+from vae_lightning.checkpoint import Checkpoint
+from vae_lightning.cli.allowed_classes import import_paths_in
+from vae_lightning.cli.bundled_configs import find_config
+from vae_lightning.errors import UserError
+
+LINKED = ("image_shape", "num_classes", "num_train")
+"""Arguments of models that are taken from the data."""
+
+_HELP_FLAGS = ("-h", "--help")
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option as it was typed.
+
+    Attributes:
+        flag: Its name without ``+``, such as ``--model.beta``.
+        value: Its value, empty if there is none.
+        appends: Whether the value is appended to a list (``--trainer.callbacks+=``).
+    """
+
+    flag: str
+    value: str
+    appends: bool = False
+
+
+@dataclass(frozen=True)
+class ConfigFile:
+    """A configuration that was given as an option.
+
+    Attributes:
+        path: Path of the file, None for settings typed as JSON.
+        content: The settings.
+    """
+
+    path: Path | None
+    content: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """A command with its options and the files that they name.
+
+    Attributes:
+        command: ``fit``, ``validate``, ``test`` or ``predict``.
+        arguments: Everything typed after the command.
+        options: The options among the arguments.
+        configs: The configurations among the options, in the order typed.
+        checkpoint: The checkpoint that was named, opened and checked.
+        named_classes: Every import path that the user has typed or has written into one of the
+            configurations.
+    """
+
+    command: str
+    arguments: tuple[str, ...]
+    options: tuple[Option, ...]
+    configs: tuple[ConfigFile, ...]
+    checkpoint: Checkpoint | None
+    named_classes: frozenset[str]
+
+    @classmethod
+    def read(cls, args: Sequence[str]) -> Self:
+        """Read a command line, and the configurations and the checkpoint that it names.
+
+        Args:
+            args: The command and its options.
+
+        Raises:
+            UserError: If a file cannot be found or read, or an option has no meaning here.
+        """
+        command, *arguments = args
+        options = _options(arguments)
+        _check_flags(command, options)
+        configs: list[ConfigFile] = []
+        ckpt_path = ""
+        for option in options:
+            if option.flag in ("--config", "-c") and option.value:
+                configs.append(_read_config(option.value))
+                ckpt_path = str(configs[-1].content.get("ckpt_path") or ckpt_path)
+            elif option.flag == "--ckpt_path" and option.value:
+                ckpt_path = option.value
+        asks_for_help = any(argument in _HELP_FLAGS for argument in arguments) or any(
+            option.flag.endswith(".help") for option in options
+        )
+        if not ckpt_path and command != "fit" and not asks_for_help:
+            _refuse_without_checkpoint(command, options)
+        return cls(
+            command,
+            tuple(arguments),
+            options,
+            tuple(configs),
+            _read_checkpoint(ckpt_path) if ckpt_path else None,
+            frozenset(_named_classes(options, configs)),
+        )
+
+    def with_checkpoint(self, path: Path) -> Self:
+        """Return the same command line with another checkpoint."""
+        return replace(self, checkpoint=_read_checkpoint(str(path)))
+
+    def has(self, *flags: str) -> bool:
+        """Return whether one of these options was typed."""
+        return any(option.flag in flags for option in self.options)
+
+    def has_parts_of(self, flag: str) -> bool:
+        """Return whether arguments of the class of an option were typed, as in ``FLAG.lr``."""
+        return any(option.flag.startswith(f"{flag}.") for option in self.options)
+
+    def without_parts_of(self, flag: str) -> list[str]:
+        """Return the arguments without those of the class of an option, and without requests."""
+        kept: list[str] = []
+        skip = False
+        for argument in self.parser_arguments:
+            if argument.startswith(f"{flag}."):
+                skip = "=" not in argument
+            elif skip and not argument.startswith("--"):
+                skip = False
+            else:
+                skip = False
+                if argument not in _HELP_FLAGS and not argument.startswith("--print_config"):
+                    kept.append(argument)
+        return kept
+
+    @property
+    def parser_arguments(self) -> list[str]:
+        """The arguments with what this project fills in for a tracker.
+
+        The folder of a `TensorBoardLogger` is a required argument; it becomes the run's folder.
+        """
+        arguments: list[str] = []
+        for argument in self.arguments:
+            arguments.append(argument)
+            before = arguments[-2] if len(arguments) > 1 else ""
+            flag, equals, value = argument.partition("=")
+            if not equals:
+                flag, value = before, argument
+            if flag in ("--trainer.logger", "--trainer.logger+") and value == "TensorBoardLogger":
+                arguments.append("--trainer.logger.save_dir=.")
+        return arguments
+
+    @property
+    def text(self) -> str:
+        """The whole command, quoted for a shell."""
+        return shlex.join(["vae", self.command, *self.arguments])
+
+    @property
+    def argument_names(self) -> set[str]:
+        """The last part of the name of each option, such as ``beta`` of ``--model.beta``."""
+        return {option.flag.rpartition(".")[2].lstrip("-") for option in self.options}
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a file of settings.
+
+    Raises:
+        UserError: If it is not a YAML file with settings by name.
+    """
+    try:
+        return _parse_yaml(path.read_text(), str(path))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not a YAML file: {error}") from error
+
+
+def _parse_yaml(text: str, where: str) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{where} is not a YAML file: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{where} must hold options by name, such as 'model: VAE'")
+    return content
+
+
+def _options(arguments: Sequence[str]) -> tuple[Option, ...]:
+    options = []
+    for i, argument in enumerate(arguments):
+        if not argument.startswith("-") or not argument.lstrip("-")[:1].isalpha():
+            continue
+        flag, equals, value = argument.partition("=")
+        following = arguments[i + 1] if i + 1 < len(arguments) else ""
+        if not equals:
+            value = "" if following.startswith("--") else following
+        options.append(Option(flag.removesuffix("+"), value, flag.endswith("+")))
+    return tuple(options)
+
+
+def _check_flags(command: str, options: Sequence[Option]) -> None:
+    """Refuse options that another command has, or that are taken from the data."""
+    for option in options:
+        name = option.flag.removeprefix("--model.").removeprefix("init_args.")
+        if option.flag.startswith("--model.") and name in LINKED:
+            raise UserError(f"{option.flag} is taken from the data: leave it out")
+        measures = option.flag.startswith("--metrics.") or option.flag == "--evaluation_seed"
+        if measures and command not in ("test", "validate"):
+            raise UserError(f"{option.flag} is an option of vae test and vae validate")
+
+
+def _read_config(value: str) -> ConfigFile:
+    if value.lstrip().startswith("{"):
+        return ConfigFile(None, _parse_yaml(value, "--config"))
+    path = find_config(value)
+    return ConfigFile(path, read_yaml(path))
+
+
+def _read_checkpoint(path: str) -> Checkpoint:
+    if path in ("best", "last", "hpc"):
+        raise UserError(
+            f"--ckpt_path {path} has no meaning in a new process: give the path of a file, "
+            "runs/NAME/version_N/checkpoints/best.ckpt"
+        )
+    return checkpoint.read(path)
+
+
+def _refuse_without_checkpoint(command: str, options: Sequence[Option]) -> None:
+    typo = next((option.flag for option in options if option.flag.startswith("--ck")), None)
+    if typo == "--ckpt_path":
+        raise UserError("--ckpt_path needs the path of a checkpoint")
+    if typo:
+        raise UserError(f"no option '{typo}'; did you mean '--ckpt_path'?")
+    raise UserError(
+        f"vae {command} needs a trained model: give --ckpt_path "
+        "runs/NAME/version_N/checkpoints/best.ckpt"
+    )
+
+
+def _named_classes(options: Sequence[Option], configs: Sequence[ConfigFile]) -> set[str]:
+    """Return the import paths in values; the names of options and files permit nothing."""
+    typed = [o.value for o in options if o.flag not in ("--ckpt_path", "--config", "-c")]
+    files = [str({**config.content, "ckpt_path": None}) for config in configs]
+    return import_paths_in([*typed, *files])

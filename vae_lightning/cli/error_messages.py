@@ -1,0 +1,239 @@
+"""Turn errors, mostly of the parser of options, into one sentence with the nearest valid name."""
+
+import inspect
+import re
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from vae_lightning.cli.allowed_classes import OPTION_BASES, PROJECT_BASES, subclasses
+from vae_lightning.errors import UserError, nearest
+from vae_lightning.models.loading import find_imported
+
+TRACEBACK = "VAE_TRACEBACK"
+"""Environment variable that shows where an error came from."""
+
+
+@dataclass(frozen=True)
+class Complaint:
+    """A message of the parser, or of a library.
+
+    Attributes:
+        message: The message, of many lines.
+        options: Names of the parser's options, such as ``trainer.max_epochs``.
+    """
+
+    message: str
+    options: Collection[str] = ()
+
+    @property
+    def key(self) -> str:
+        """Name of the option that the parser complains about."""
+        return ".".join(re.findall(r'Parser key "([^"]+)"', self.message))
+
+    @property
+    def prefix(self) -> str:
+        """The name of the option with a colon, if it is known."""
+        return f"{self.key}: " if self.key else ""
+
+    @property
+    def given(self) -> str:
+        """What the user gave, for messages that mention it only at their end."""
+        found = re.search(r"(?:Given|Got) value: ([\w.]+)", self.message)
+        return found[1] if found else "this"
+
+
+Match = re.Match[str]
+Rule = Callable[[Match, Complaint], str]
+
+
+def sentence(error: Exception) -> str:
+    """Return one sentence for an error that ended a command."""
+    message = str(error)
+    known = UserError, ValueError, OSError, MisconfigurationException
+    if isinstance(error, known) or any(re.search(p, message, re.DOTALL) for p in _RULES):
+        return explain(message)
+    return (
+        f"{type(error).__name__}: {_one_line(message)[:300]}; {TRACEBACK}=1 shows where; if none "
+        "of your options and files explains it, please report it"
+    )
+
+
+def explain(message: str, options: Collection[str] = ()) -> str:
+    """Return one sentence for a message of many lines.
+
+    Args:
+        message: What the parser says.
+        options: Its options, such as ``trainer.max_epochs``.
+    """
+    for pattern, rule in _RULES.items():
+        if match := re.search(pattern, message, re.DOTALL):
+            return rule(match, Complaint(message, options))
+    return _one_line(message)
+
+
+def unknown_option(name: str, options: Iterable[str]) -> str:
+    """Return the sentence about an option that does not exist."""
+    return f"no option '{name}'{nearest(name, list(options))}"
+
+
+def _one_line(message: str) -> str:
+    return " ".join(message.split())
+
+
+# Options and their names
+
+
+def _unknown_option(match: Match, complaint: Complaint) -> str:
+    name = match[1].lstrip("-").partition("=")[0]
+    if not match[1].startswith("-") and "accept" not in match[0]:
+        return f"'{name}' is not an option; a configuration is given as --config {name}"
+    return unknown_option(name, complaint.options)
+
+
+def _unknown_argument(match: Match, complaint: Complaint) -> str:
+    """Complain about an argument that the class of an option does not have."""
+    owners = re.findall(r"class_path(?:=| )'([\w.]+)'", complaint.message)
+    owner = owners[-1].rpartition(".")[2] if owners else complaint.key
+    others = {
+        cls.__name__
+        for base in PROJECT_BASES
+        for cls in subclasses(base)
+        if match[1] in inspect.signature(cls).parameters
+    }
+    verb = "has" if len(others) == 1 else "have"
+    hint = f"; {' and '.join(sorted(others))} {verb} one" if others else ""
+    same = [name for name in complaint.options if name.rpartition(".")[2] == match[1]]
+    if same and not others:
+        hint = f"; did you mean '{same[0]}'?"
+    elif not others:
+        hint = nearest(match[1], sorted({n for path in owners for n in _arguments_of(path)}))
+    return f"{complaint.key}: {owner} has no option '{match[1]}'{hint}"
+
+
+def _arguments_of(class_path: str) -> set[str]:
+    """Return the arguments of a class and of its bases, to which they may be passed on."""
+    cls = find_imported(class_path)
+    bases = cls.__mro__ if isinstance(cls, type) else ()
+    return {
+        name
+        for base in bases
+        for name in inspect.signature(vars(base).get("__init__", object)).parameters
+    }
+
+
+def _missing(match: Match, complaint: Complaint) -> str:
+    name, owner = match[1], match[2]
+    if owner:
+        return f"{complaint.prefix}{owner.rpartition('.')[2]} needs {name}"
+    command, _, option = name.partition(".")
+    if option == "data" and command != "fit":
+        return "the checkpoint does not say which data it was trained on: give --data NAME"
+    if option in ("model", "data"):
+        return f"give --{option} NAME"
+    return f"give --{f'{complaint.key}.' if complaint.key else ''}{name}"
+
+
+# Classes
+
+
+def _unknown_class(match: Match, complaint: Complaint) -> str:
+    if "Expected a <class 'float'>" in complaint.message:  # a number, or a tensor
+        return f"{complaint.key}: expected float, got '{match[1]}'"
+    names = {cls.__name__ for base in OPTION_BASES for cls in subclasses(base)} - {match[1]}
+    hint = nearest(match[1], sorted(names), 0.6)
+    return f"{complaint.prefix}no class named '{match[1]}' here{hint}"
+
+
+def _refused_class(match: Match, complaint: Complaint) -> str:
+    return f"{complaint.prefix}{match[1] or complaint.given} is not a class that this option takes"
+
+
+def _missing_module(match: Match, complaint: Complaint) -> str:
+    return f"{complaint.prefix}there is no module '{match[1]}' to import a class from"
+
+
+def _abstract_class(match: Match, complaint: Complaint) -> str:
+    name = (match[1] or complaint.given).rpartition(".")[2]
+    found = [cls for base in OPTION_BASES for cls in subclasses(base) if cls.__name__ == name]
+    usable = {c.__name__ for cls in found for c in subclasses(cls) if not inspect.isabstract(c)}
+    choice = f"one of {', '.join(sorted(usable)[:12])}" if usable else "a class derived from it"
+    return f"{complaint.prefix}{name} is abstract: choose {choice}"
+
+
+# Values
+
+
+def _wrong_value(match: Match, complaint: Complaint) -> str:
+    a_type = r"Expected an? (?:<class '([\w.]+)'>|(?:typing\.)?([^.\n]+))"
+    # For an argument of one of several classes, what that class says.
+    nested = re.search(rf'Parser key "[^"]+":\s+{a_type}\. Got', complaint.message)
+    is_nested = nested and "." in complaint.key
+    expected = [nested.groups()] if nested and is_nested else re.findall(a_type, complaint.message)
+    names = list(dict.fromkeys((a or b).partition(", but got")[0].strip() for a, b in expected))
+    wanted = " or ".join(name for name in names if name != "NoneType") or "another value"
+    inner = re.search(r"Got value: (.+?)(?:\. Got value|\n|$)", complaint.message)
+    value = (inner or match)[1].strip()
+    wanted = wanted.replace("collections.abc.Sequence", "a list such as [1, 2]")
+    wanted = re.sub(r"Literal\[([^]]+)\]", r"\1", wanted)
+    return f"{complaint.key}: expected {wanted}, got {value[:80]!r}"
+
+
+def _from_constructor(match: Match, complaint: Complaint) -> str:
+    """Repeat what a class says about its arguments, which the parser has wrapped."""
+    return _one_line(match[1])
+
+
+# Errors that come later
+
+
+def _out_of_memory(match: Match, complaint: Complaint) -> str:
+    found = re.search(r"tried to allocate ([\d,]+ bytes|[\d.]+ [KMGT]iB)", complaint.message)
+    size = f" ({found[1]} at once)" if found else ""
+    return (
+        f"not enough memory{size}: make the model, the images, data.batch_size or the number of "
+        "samples smaller"
+    )
+
+
+def _not_monitored(match: Match, complaint: Complaint) -> str:
+    names = ", ".join(re.findall(r"['`]([^'` ]+/[^'` ]+)['`]", match[2]))
+    return f"there is no '{match[1]}' to monitor: choose one of {names}"
+
+
+def _always(text: str) -> Rule:
+    return lambda match, complaint: match.expand(text)
+
+
+_RULES: dict[str, Rule] = {
+    r"(?:can't allocate memory|out of memory)": _out_of_memory,
+    r"does not accept option '([^']+)'": _unknown_option,
+    r"unrecognized arguments: (\S+)": _unknown_option,
+    r"Option '([^']+)' is not accepted": _unknown_argument,
+    r"Importing '([^']+)' is not allowed": _refused_class,
+    r"No module named '([^']+)'": _missing_module,
+    r"instantiatable class, but (?:([\w.]+) )?is abstract(?=.*Given value: [\w.]+\s*$)": (
+        _abstract_class
+    ),
+    r"Can't instantiate abstract class (\w+)": _abstract_class,
+    r"the following arguments are required: ([^\n]+?)"
+    r"(?:\. Got value: Namespace\(class_path='([\w.]+)'.*)?(?:\n|$)": _missing,
+    r"Expected '([\w.]+)' to be a subclass of": _refused_class,
+    r"Import path (?:([\w.]+) )?does not correspond to a subclass of": _refused_class,
+    r"Expected a dot import path string: (\S+)": _unknown_class,
+    r"Errors:\s+- (?!Expected|Parser key|Problem)(.+?)\s+- Expected": _from_constructor,
+    r"(?:monitor='|on metric `)([^'`]+)['`].*(?:could not find|is not available)(.*)": (
+        _not_monitored
+    ),
+    r"argument (?:\S+/)?(\S+): expected one argument": _always(r"\1 needs a value"),
+    r"Connection (?:closed|reset) by peer": _always(
+        "another process of this run has ended; the reason is in what it printed"
+    ),
+    r"No API key configured": _always(
+        "WandbLogger needs an account: run `wandb login`, or set WANDB_MODE=offline"
+    ),
+    r"Given value: ([^\n]*)": _wrong_value,
+    r"Got value: ([^\n]*)": _wrong_value,
+}
+"""What to say, by a pattern in the message; the first one that matches counts."""

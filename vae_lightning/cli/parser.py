@@ -1,0 +1,137 @@
+"""The parser of the ``vae`` command and its options."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import lightning.pytorch as pl
+from jsonargparse import ActionConfigFile
+from lightning.pytorch.cli import LightningArgumentParser, LRSchedulerTypeTuple
+from torch.optim import Optimizer
+
+import vae_lightning.distributions  # noqa: F401  its classes are found by their names
+from vae_lightning.cli.bundled_configs import find_config
+from vae_lightning.cli.command_line import LINKED
+from vae_lightning.figures import FIGURES
+from vae_lightning.metrics import METRICS
+from vae_lightning.models.base import BaseVAE
+from vae_lightning.training.best_checkpoint import BestCheckpoint
+from vae_lightning.training.last_checkpoint import LastCheckpoint
+from vae_lightning.training.module import LitVAE
+
+
+class WrongOptions(Exception):
+    """Options that cannot be parsed; the message is what the parser says."""
+
+
+class Parser(LightningArgumentParser):
+    """A parser that raises `WrongOptions` instead of printing its usage."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # An abbreviated option would be taken for whatever happens to begin like it.
+        super().__init__(*args, **kwargs, allow_abbrev=False)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise `WrongOptions`."""
+        if not self.exit_on_error:  # a parser inside the parser: the outer one is called later
+            super().error(message, ex)
+        raise WrongOptions(message) from ex
+
+
+class ConfigAction(ActionConfigFile):  # type: ignore[misc]
+    """Take a configuration: a file, the name of a bundled one, or settings as JSON."""
+
+    def __call__(
+        self, parser: Any, cfg: Any, values: str, option_string: str | None = None
+    ) -> None:
+        """Find the file and apply it."""
+        is_json = values.lstrip().startswith("{")
+        super().__call__(
+            parser, cfg, values if is_json else str(find_config(values)), option_string
+        )
+
+
+def add_core_arguments(parser: LightningArgumentParser) -> None:
+    """Add options of the trainer, the data, the model and its training."""
+    parser.add_lightning_class_args(pl.Trainer, "trainer")
+    parser.add_lightning_class_args(pl.LightningDataModule, "data", subclass_mode=True)
+    parser.add_subclass_arguments(BaseVAE, "model", fail_untyped=False, required=True)
+    for name in LINKED:
+        parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+    common: dict[str, Any] = {"instantiate": False, "fail_untyped": False}
+    optimizer = {**common, "skip": {"params"}}
+    parser.add_subclass_arguments((Optimizer,), "optimizer", **optimizer)
+    parser.add_subclass_arguments((Optimizer,), "critic_optimizer", **optimizer)
+    parser.add_subclass_arguments(
+        LRSchedulerTypeTuple, "lr_scheduler", **common, skip={"optimizer"}
+    )
+    skip = {"model", "optimizer", "critic_optimizer", "lr_scheduler"}
+    parser.add_class_arguments(LitVAE, "training", instantiate=False, skip=skip)
+    parser.set_defaults(
+        {
+            "optimizer": {"class_path": "torch.optim.Adam"},
+            "trainer.enable_model_summary": False,
+        }
+    )
+
+
+def add_run_arguments(parser: LightningArgumentParser, command: str) -> None:
+    """Add options of a run: its folder, checkpoints, figures and metrics."""
+    parser.add_argument("--name", type=str | None, help="Name of the run.")
+    parser.add_argument(
+        "--output_dir",
+        type=str,
+        default="runs",
+        help="The run's folder is OUTPUT_DIR/NAME/version_N.",
+    )
+    parser.add_class_arguments(BestCheckpoint, "checkpoint")
+    parser.add_class_arguments(LastCheckpoint, "last")
+    parser.set_defaults(
+        {
+            "checkpoint.monitor": "val/loss",
+            "checkpoint.filename": "best",
+            "checkpoint.save_last": True,
+        }
+    )
+    _add_switchable(parser, "figures", FIGURES)
+    if command in ("validate", "test"):
+        _add_switchable(parser, "metrics", METRICS)
+        parser.add_argument(
+            "--evaluation_seed",
+            type=int,
+            default=0,
+            help="Seed of the noise: another seed shows how much of a number is chance.",
+        )
+
+
+def _add_switchable(
+    parser: LightningArgumentParser, group: str, classes: Mapping[str, type]
+) -> None:
+    """Add an option ``--GROUP.NAME`` for each class; null switches the class off."""
+    for name, cls in classes.items():
+        parser.add_argument(
+            f"--{group}.{name}",
+            type=cls | None,
+            default={"class_path": f"{cls.__module__}.{cls.__qualname__}"},
+            help=f"{(cls.__doc__ or '').splitlines()[0]} null switches it off.",
+        )
+
+
+def names(parser: LightningArgumentParser) -> list[str]:
+    """Return the names of the options of a parser, without the arguments of classes."""
+    try:
+        keys = parser.get_defaults().keys()
+    except (WrongOptions, TypeError, ValueError):  # defaults that a damaged file has set
+        return []
+    return sorted({re.split(r"\.(?:class_path|init_args)\b", key)[0] for key in keys})
+
+
+def default_run_name(model_class_path: str) -> str:
+    """Return the name of a run by its model: BetaVAE -> beta_vae.
+
+    Example:
+        >>> default_run_name("vae_lightning.models.beta_vae.BetaVAE")
+        'beta_vae'
+    """
+    name = model_class_path.rpartition(".")[2]
+    return re.sub("(?<=[a-z])(?=[A-Z])", "_", name).lower()

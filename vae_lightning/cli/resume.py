@@ -1,0 +1,187 @@
+"""What may change when a training is continued, and what may not."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jsonargparse import Namespace
+
+from vae_lightning.checkpoint import Checkpoint
+from vae_lightning.cli.command_line import LINKED
+from vae_lightning.data import ImageData
+from vae_lightning.errors import UserError
+from vae_lightning.settings import to_plain_data
+
+Description = Mapping[str, Any] | None
+"""A class and its arguments, ``{"class_path": ..., "init_args": ...}``."""
+
+
+class AlreadyComplete(UserError):
+    """Raised for a training that cannot be continued because nothing is left of it."""
+
+
+def check_model_class(held: Checkpoint, config: Namespace) -> None:
+    """Check that a checkpoint holds the class of model that the options ask for.
+
+    Args:
+        held: The checkpoint.
+        config: The options.
+
+    Raises:
+        UserError: If it does not.
+    """
+    asked = _class_name(config.model.class_path)
+    name = _class_name(held.record.model["class_path"])
+    if asked != name:
+        raise UserError(
+            f"{held.path} holds a {name}, but the options ask for a {asked}: leave out --model and "
+            "any --config that names another model"
+        )
+
+
+def check_progress(held: Checkpoint, config: Namespace) -> None:
+    """Check that a training can be continued, and that something is left of it.
+
+    Raises:
+        UserError: If it cannot be continued.
+        AlreadyComplete: If nothing is left.
+    """
+    if not held.content.get("optimizer_states"):
+        raise UserError(
+            f"{held.path} holds only weights and cannot be resumed: give a checkpoint with the "
+            "state of the optimizer, such as last.ckpt"
+        )
+    if "fit_loop" not in held.content.get("loops", {}):
+        raise UserError(
+            f"{held.path} does not say how far its training got: it is damaged, or from another "
+            "version of Lightning; use another one"
+        )
+    reached = {
+        "max_epochs": (held.record.epochs, "epochs"),
+        "max_steps": (held.content["global_step"], "steps"),
+    }
+    for option, (number, unit) in reached.items():
+        limit = config.trainer[option]
+        if limit is not None and 0 <= limit <= number:
+            raise AlreadyComplete(
+                f"{held.path} has already been trained for {number} {unit}: give a "
+                f"--trainer.{option} larger than {number}"
+            )
+    if held.record.stopped_before == [config.trainer.max_epochs, config.trainer.max_steps]:
+        raise AlreadyComplete(
+            f"{held.path} was ended by a callback, such as EarlyStopping, before its "
+            "--trainer.max_epochs: give another one to continue anyway"
+        )
+
+
+def check_model(held: Checkpoint, config: Namespace) -> None:
+    """Check that the model is that of the training that is continued.
+
+    Raises:
+        UserError: If it is not.
+    """
+    asked = _init_args(config.model)
+    known = held.record.model.get("init_args", {})
+    for name in sorted((known.keys() & asked.keys()) - set(LINKED)):
+        if _differs(known[name], asked[name]):
+            raise UserError(
+                f"a resumed training keeps its model: leave out --model.{name}, which differs from "
+                f"what {held.path} was trained with, or start a new training"
+            )
+
+
+def check_data(held: Checkpoint, config: Namespace) -> None:
+    """Check that the images and their order are those of the training that is continued.
+
+    Raises:
+        UserError: If they are not.
+    """
+    known = held.record.data
+    if known is None:
+        return  # from outside this project
+    name = _class_name(known["class_path"])
+    if name != _class_name(config.data.class_path):
+        raise UserError(
+            f"a resumed training keeps its images: leave out --data ({held.path} was trained on "
+            f"{name}), or start a new training"
+        )
+    asked, before = _init_args(config.data), known.get("init_args", {})
+    changed = {key for key, value in asked.items() if key in before and before[key] != value}
+    fixed = changed - ImageData.CHANGEABLE
+    if not held.record.inside_epoch:
+        fixed -= {"batch_size"}  # may change between two epochs
+    if fixed:
+        key = min(fixed)
+        raise UserError(
+            f"a resumed training keeps its images: leave out --data.{key} {asked[key]} "
+            f"({held.path} has {before[key]}), or start a new training"
+        )
+
+
+def optimizer_changes(held: Checkpoint, config: Namespace) -> list[dict[str, Any]]:
+    """Return what the options change of the optimizers whose state will be restored.
+
+    Returns:
+        New values by the name of the option, for the model's optimizer and the critic's.
+
+    Raises:
+        UserError: If an optimizer or the scheduler is another one, or a scheduler would undo the
+            change.
+    """
+    record = held.record
+    pairs = [
+        (record.optimizer, _describe(config.optimizer)),
+        (
+            record.critic_optimizer or record.optimizer,
+            _describe(config.critic_optimizer or config.optimizer),
+        ),
+    ]
+    scheduler = _describe(config.lr_scheduler)
+    same = all(_same_class(before, asked) for before, asked in pairs)
+    same &= _same_class(record.lr_scheduler, scheduler)
+    same &= not _changed(record.lr_scheduler, scheduler)
+    changes = [_changed(before, asked) for before, asked in pairs]
+    if not same or (any(changes) and scheduler is not None):
+        raise UserError(
+            "a resumed training keeps its optimizer and learning-rate scheduler: leave out the "
+            "options that change them, or start a new training"
+        )
+    return changes
+
+
+def _changed(before: Description, asked: Description) -> dict[str, Any]:
+    """Return the arguments that are known of both and differ, with the values asked for."""
+    known = (before or {}).get("init_args") or {}
+    wanted = (asked or {}).get("init_args") or {}
+    return {key: wanted[key] for key in known.keys() & wanted.keys() if wanted[key] != known[key]}
+
+
+def _same_class(before: Description, asked: Description) -> bool:
+    return _class_name((before or {}).get("class_path", "")) == _class_name(
+        (asked or {}).get("class_path", "")
+    )
+
+
+def _differs(before: Any, asked: Any) -> bool:
+    """Return whether two arguments differ in what is known of both."""
+    if isinstance(before, Mapping) and isinstance(asked, Mapping):
+        return any(
+            _class_name(before[key]) != _class_name(asked[key])
+            if key == "class_path"
+            else _differs(before[key], asked[key])
+            for key in before.keys() & asked.keys()
+        )
+    return bool(before != asked)
+
+
+def _describe(config: Namespace | None) -> Description:
+    return None if config is None else to_plain_data(config.as_dict())
+
+
+def _init_args(config: Namespace) -> dict[str, Any]:
+    arguments = config.get("init_args")
+    plain: dict[str, Any] = {} if arguments is None else to_plain_data(arguments.as_dict())
+    return plain
+
+
+def _class_name(class_path: str) -> str:
+    return class_path.rpartition(".")[2]

@@ -1,0 +1,183 @@
+"""Folders of runs: which one a training gets, and what is noted there for continuing it."""
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vae_lightning import checkpoint
+from vae_lightning.errors import UserError
+from vae_lightning.files import atomic_write_text
+
+NOTES = "run.json"
+"""File in a run's folder: the job that the run belongs to, and its id at an experiment tracker."""
+
+LOCK_TIMEOUT = 8.0
+"""Seconds to wait for a folder that is locked by what is left of a killed process.
+
+Its workers that load images notice within five seconds that it is gone."""
+
+_WRITTEN_BEFORE_TRAINING = {"config.yaml", NOTES}
+
+
+@dataclass
+class RunFolder:
+    """The folder of a run.
+
+    Attributes:
+        path: The folder.
+        continues: Whether it is that of an earlier run, which is continued.
+        created: Folders that were created for this run, the innermost first.
+        notes: What will be noted for continuing the run.
+    """
+
+    path: Path
+    continues: bool = False
+    created: list[Path] = field(default_factory=list)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    def remove_traces(self) -> None:
+        """Remove what a run has written that failed before its first batch."""
+        if not self.created:
+            return
+        with contextlib.suppress(OSError):
+            (self.path / "checkpoints").rmdir()  # only if it is empty
+        if {path.name for path in self.path.iterdir()} <= _WRITTEN_BEFORE_TRAINING:
+            for path in self.path.iterdir():
+                path.unlink()
+
+    def remove_if_empty(self) -> None:
+        """Remove the folders that were created and never used."""
+        for folder in self.created:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def folder_of(ckpt_path: str | Path) -> Path:
+    """Return the folder of the run that wrote a checkpoint."""
+    folder = Path(ckpt_path).absolute().parent
+    return folder.parent if folder.name == "checkpoints" else folder
+
+
+def last_checkpoint(folder: Path) -> Path:
+    """Return the path of the checkpoint from which the run of a folder can be continued."""
+    return folder / "checkpoints" / "last.ckpt"
+
+
+def is_newest(held: checkpoint.Checkpoint) -> bool:
+    """Return whether the run got no further than this checkpoint.
+
+    Nothing is lost then if the run is continued from it.
+    """
+    path = held.path.absolute()
+    folder = folder_of(path)
+    if path.parent == folder or not (folder / "config.yaml").is_file():
+        return False  # a copy of a checkpoint
+    if path == last_checkpoint(folder):
+        return True  # although the best one is written just before it, if an epoch is the best
+    step = held.content["global_step"]
+    for other in path.parent.glob("*.ckpt"):
+        if other == path:
+            continue
+        with contextlib.suppress(UserError):  # a damaged one cannot be continued either
+            if checkpoint.read(other).content["global_step"] > step:
+                return False
+    return True
+
+
+def reserve(parent: Path) -> RunFolder:
+    """Create the first free ``version_N`` at once, so that no other run takes it.
+
+    Raises:
+        UserError: If it cannot be created.
+    """
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"the run's folder cannot be created in {parent} ({error.strerror}): choose another "
+            "--output_dir or --name"
+        ) from error
+    while True:
+        folder = next_free(parent)
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            return RunFolder(folder, created=[folder, parent, parent.parent])
+
+
+def next_free(parent: Path) -> Path:
+    """Return the first ``version_N`` that does not exist."""
+    version = 0
+    while (parent / f"version_{version}").exists():
+        version += 1
+    return parent / f"version_{version}"
+
+
+def find_run_of_job(parents: Iterable[Path], job: str, command: str) -> Path | None:
+    """Return the newest run that a job has started with a command.
+
+    Job numbers repeat when a cluster is set up again; a restarted job has created the newest of the
+    folders with its number.
+    """
+    found = [folder for parent in parents for folder in parent.glob("version_*")]
+    folders = sorted(found, key=lambda folder: folder.stat().st_mtime, reverse=True)
+    wanted = {"job": job, "command": command}
+    return next((folder for folder in folders if wanted.items() <= notes(folder).items()), None)
+
+
+def notes(folder: Path) -> dict[str, Any]:
+    """Return the notes of a run; none if the file is missing or damaged."""
+    try:
+        content = json.loads((folder / NOTES).read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def add_notes(folder: Path, **entries: Any) -> None:
+    """Add entries to the notes of a run."""
+    text = json.dumps({**notes(folder), **entries}, indent=2) + "\n"
+    atomic_write_text(folder / NOTES, text)
+
+
+@contextlib.contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Lock a folder within a block, so that no other process continues the same run.
+
+    Raises:
+        UserError: If another process has locked it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    end = time.monotonic() + LOCK_TIMEOUT
+    try:
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > end:
+                    raise UserError(
+                        f"{folder} is being trained by another process: wait until that ends, or "
+                        "give a --name to start another run"
+                    ) from error
+                time.sleep(0.1)
+            except OSError:  # a file system without locks
+                break
+        yield
+    finally:
+        os.close(handle)
+
+
+def short(path: str | Path) -> str:
+    """Return a path relative to the current folder if it is inside."""
+    path = Path(path).absolute()
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

@@ -1,0 +1,154 @@
+"""A training from its first line on the screen to its last, however it ends."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any, NoReturn
+
+import lightning.pytorch as pl
+
+from vae_lightning.cli import allowed_classes, report, run_folders
+from vae_lightning.cli.run_folders import RunFolder, short
+from vae_lightning.errors import NonFinite, UserError
+from vae_lightning.training import cpu, slurm
+from vae_lightning.training.best_checkpoint import BestCheckpoint
+from vae_lightning.training.checkpoint_io import check_disk_space
+from vae_lightning.training.last_checkpoint import Interrupted, LastCheckpoint
+from vae_lightning.training.module import LitVAE
+from vae_lightning.training.signals import LISTENER, REQUEUE
+
+
+class TrainingRun:
+    """Train in a run's folder, and say what there is at the end and what to type next.
+
+    Args:
+        trainer: The trainer.
+        module: What it trains.
+        folder: Folder of the run.
+    """
+
+    def __init__(self, trainer: pl.Trainer, module: LitVAE, folder: RunFolder) -> None:
+        self.trainer = trainer
+        self.module = module
+        self.folder = folder
+        self.last = run_folders.last_checkpoint(folder.path)
+
+    def run(self, step: int | None, **kwargs: Any) -> None:
+        """Train.
+
+        Args:
+            step: Step of the checkpoint that is continued, if there is one.
+            **kwargs: See `lightning.pytorch.Trainer.fit`.
+
+        Raises:
+            UserError: If the training fails for a reason that the user can fix.
+            SystemExit: If it is stopped by a signal.
+        """
+        started = time.monotonic()
+        self._announce(step)
+        cpu.tune_process()
+        try:
+            with self._locked_folder(), self._attributed_to(kwargs.get("ckpt_path")):
+                self.trainer.fit(**kwargs)
+        except Interrupted as stop:
+            self._stop(stop)
+        except NonFinite as error:
+            self._refuse_non_finite(error)
+        except SystemExit:  # before the first batch, or Ctrl-C for the second time
+            if not self.trainer.interrupted:
+                raise
+            self._exit("interrupted", 143 if self.trainer.received_sigterm else 130)
+        finally:
+            LISTENER.stop()
+        self._summarize(time.monotonic() - started)
+
+    def _announce(self, step: int | None) -> None:
+        if not self.trainer.is_global_zero:
+            return
+        parameters = self.module.model.parameters()
+        size = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+        name = type(self.module.model).__name__
+        begun = "Training" if step is None else f"Continuing from step {step}:"
+        print(f"{begun} {name}, {size:,} parameters; everything goes to {self.folder.path}")
+
+    @contextlib.contextmanager
+    def _locked_folder(self) -> Iterator[None]:
+        """Check the folder, write its notes and lock it, in the first process."""
+        if self.trainer.fast_dev_run or not self.trainer.is_global_zero:  # type: ignore[attr-defined]
+            yield
+            return
+        path = self.folder.path
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        if any(isinstance(c, LastCheckpoint | BestCheckpoint) for c in callbacks):
+            check_disk_space(path, self.module)
+        if self.folder.notes:
+            run_folders.add_notes(path, **self.folder.notes)
+        with run_folders.lock(path):
+            yield
+
+    @contextlib.contextmanager
+    def _attributed_to(self, ckpt_path: str | None) -> Iterator[None]:
+        """Attribute failures before the first resumed batch to the checkpoint."""
+        try:
+            yield
+        except Exception as error:
+            if ckpt_path is None or isinstance(error, UserError) or self.module.began:
+                raise
+            raise UserError(
+                f"{ckpt_path} cannot be resumed ({type(error).__name__}: {error}): it is damaged, "
+                "or from another version of this project; use another one"
+            ) from error
+
+    def _stop(self, stop: Interrupted) -> NoReturn:
+        """End after a signal, whose checkpoint is saved."""
+        if not self.trainer.is_global_zero:
+            raise SystemExit(0) from None  # the first process speaks for all
+        if stop.received == REQUEUE:
+            print(f"Requeued; job {slurm.job()} continues from {short(stop.saved)}.")
+            raise SystemExit(slurm.REQUEUED) from None
+        self._exit(f"stopped by {stop.received.name}", 128 + stop.received)
+
+    def _refuse_non_finite(self, error: NonFinite) -> NoReturn:
+        if not self.trainer.is_global_zero:  # all processes have found it
+            raise SystemExit(1) from None
+        advice = "no checkpoint yet: start again"
+        if self.last.is_file():
+            advice = f"the last good checkpoint is {short(self.last)}: continue from it"
+        raise UserError(
+            f"{error}; {advice} with a smaller --optimizer.lr, or skip such updates with "
+            "--training.skip_non_finite true"
+        ) from error
+
+    def _exit(self, why: str, code: int) -> NoReturn:
+        """Print how to continue, and end the process."""
+        if not self.trainer.is_global_zero:
+            raise SystemExit(code)
+        config = self.folder.path / "config.yaml"
+        hint = "no checkpoint yet"
+        if self.last.is_file():
+            hint = f"vae fit --ckpt_path {short(self.last)}"
+            if config.is_file() and allowed_classes.names_foreign_classes(config.read_text()):
+                hint += f" --config {short(config)}"
+        start = "\n" if sys.stderr.isatty() else ""  # below a progress bar
+        epoch = self.trainer.current_epoch
+        print(f"{start}vae: {why} in epoch {epoch}; to continue: {hint}", file=sys.stderr)
+        raise SystemExit(code)
+
+    def _summarize(self, seconds: float) -> None:
+        """Print the key numbers, where everything is, and what to type next."""
+        if not self.trainer.is_global_zero or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        took = timedelta(seconds=round(seconds))
+        best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
+        # Forked or spawned processes keep both the epoch and the results to themselves.
+        to_epoch = f" to epoch {self.trainer.current_epoch}" if self.module.results else ""
+        print(f"\nTrained{to_epoch} in {took}.")
+        if self.module.skipped:
+            print(f"Skipped:     {self.module.skipped} updates that were not finite")
+        if self.module.results:
+            print("On the validation images:", *report.lines(self.module), sep="\n")
+        print(f"Run folder:  {short(self.folder.path)}")
+        if best:
+            print(f"Next:        vae test --ckpt_path {short(best)}")

@@ -1,0 +1,319 @@
+"""Likelihoods p(x|z).
+
+A decoder returns raw parameters, such as logits. `Likelihood.mean` and `Likelihood.sample` convert
+them to images. All computations are in float32, also under mixed precision.
+"""
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from vae_lightning.functional import softplus
+
+
+class Likelihood(nn.Module, ABC):
+    """Distribution over images, given the output of a decoder.
+
+    Attributes:
+        n_params: Number of parameters per pixel and channel. A decoder for images with C channels
+            has ``n_params * C`` output channels.
+        binary: Whether pixels must be 0 or 1.
+    """
+
+    n_params: int = 1
+    binary: bool = False
+
+    @abstractmethod
+    def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
+        """Return log p(x|z), summed over channels and pixels.
+
+        Leading dimensions are broadcast: params (B, K, ...) and images (B, 1, ...) give (B, K).
+
+        Args:
+            params: Output of the decoder, (..., n_params * C, H, W).
+            x: Images in [0, 1], (..., C, H, W).
+
+        Returns:
+            Nats, float32, (...).
+        """
+
+    @abstractmethod
+    def mean(self, params: Tensor) -> Tensor:
+        """Return the mean of p(x|z).
+
+        Args:
+            params: Output of the decoder, (..., n_params * C, H, W).
+
+        Returns:
+            Images in [0, 1], float32, (..., C, H, W).
+        """
+
+    @abstractmethod
+    def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Draw images from p(x|z), with independent noise in every pixel.
+
+        Args:
+            params: Output of the decoder, (..., n_params * C, H, W).
+            generator: Random number generator on any device; by default torch's global one.
+
+        Returns:
+            Images in [0, 1], except for distributions with a wider support (see `Gaussian.sample`),
+            float32, (..., C, H, W).
+        """
+
+    @abstractmethod
+    def params_at(self, mean: Tensor) -> Tensor:
+        """Return parameters whose `mean` is approximately a given image.
+
+        They initialize the bias of a decoder and are finite for any image.
+
+        Args:
+            mean: Image in [0, 1], (C, H, W).
+
+        Returns:
+            Parameters, (n_params * C, H, W).
+        """
+
+
+def _sum(x: Tensor) -> Tensor:
+    """Sum over channels and pixels, (..., C, H, W) -> (...)."""
+    return x.flatten(-3).sum(-1)
+
+
+def _uniform_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Draw float32 numbers in [0, 1) in the shape of ``x`` and move them to its device."""
+    device = x.device if generator is None else generator.device
+    return torch.rand(x.shape, generator=generator, device=device).to(x.device)
+
+
+class Bernoulli(Likelihood):
+    r"""Independent pixels in {0, 1}. The decoder returns logits.
+
+    .. math:: \log p(x|z) = \sum_i x_i \log p_i + (1 - x_i) \log(1 - p_i)
+
+    For gray pixels this is a cross-entropy: a useful loss, but **not** a log-likelihood. Do not
+    compare its values with those of binary images or of other likelihoods.
+
+    Example:
+        >>> logits = torch.zeros(1, 1, 2, 2)
+        >>> Bernoulli().log_prob(logits, torch.ones(1, 1, 2, 2)) / math.log(2)
+        tensor([-4.])
+    """
+
+    binary = True
+
+    def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
+        """See `Likelihood.log_prob`."""
+        logits = params.float()
+        # log p = x logit - log(1 + exp(logit)), summed last for accuracy.
+        return -_sum(torch.addcmul(softplus(logits), logits, x.float(), value=-1))
+
+    def mean(self, params: Tensor) -> Tensor:
+        """See `Likelihood.mean`."""
+        return params.float().sigmoid()
+
+    def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """See `Likelihood.sample`; pixels are 0 or 1."""
+        mean = self.mean(params)
+        return (_uniform_like(mean, generator) < mean).float()
+
+    def params_at(self, mean: Tensor) -> Tensor:
+        """See `Likelihood.params_at`; clipped to [0.001, 0.999] as in Burda et al. (2016)."""
+        return mean.logit(eps=1e-3)
+
+
+class ContinuousBernoulli(Likelihood):
+    r"""Independent pixels with a density on [0, 1]. The decoder returns logits.
+
+    .. math:: \log p(x|z) = \sum_i x_i l_i - \log \frac{e^{l_i} - 1}{l_i}
+
+    This is the cross-entropy of `Bernoulli` with the constant that normalizes it.
+
+    Example:
+        >>> x = torch.rand(1, 1, 2, 2)
+        >>> ContinuousBernoulli().log_prob(torch.zeros(1, 1, 2, 2), x).abs()  # uniform density
+        tensor([0.])
+
+    References:
+        Loaiza-Ganem and Cunningham (2019), The continuous Bernoulli: fixing a pervasive error in
+        variational autoencoders, https://arxiv.org/abs/1907.06845
+    """
+
+    def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
+        """See `Likelihood.log_prob`."""
+        logits = params.float()
+        # log (e^l - 1) / l = l / 2 + an even function of l, which needs its series near 0.
+        small = logits.abs() < 0.1
+        size = torch.where(small, 1.0, logits.abs())
+        even = torch.where(
+            small,
+            logits.square() / 24 - logits.pow(4) / 2880,
+            size / 2 + (-torch.expm1(-size) / size).log(),
+        )
+        return _sum(logits * (x.float() - 0.5) - even)
+
+    def mean(self, params: Tensor) -> Tensor:
+        """See `Likelihood.mean`."""
+        logits = params.float()
+        small = logits.abs() < 0.1
+        safe = torch.where(small, 1.0, logits)
+        series = 0.5 + logits / 12 - logits**3 / 720
+        return torch.where(small, series, 1 / -torch.expm1(-safe) - 1 / safe).clamp(0, 1)
+
+    def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """See `Likelihood.sample`; computed by the inverse of the distribution function."""
+        logits = params.float()
+        # F(x) = (e^(l x) - 1) / (e^l - 1) is inverted for l < 0, where nothing overflows; for
+        # l > 0, 1 - x has the logit -l. The bound avoids 0 / 0 and changes x by less than 1e-6.
+        negative = -logits.abs().clamp(min=1e-6)
+        uniform = _uniform_like(logits, generator)
+        x = (torch.log1p(uniform * torch.expm1(negative)) / negative).clamp(0, 1)
+        return torch.where(logits > 0, 1 - x, x)
+
+    def params_at(self, mean: Tensor) -> Tensor:
+        """See `Likelihood.params_at`; clipped to [0.001, 0.999]."""
+        wanted = mean.clamp(1e-3, 1 - 1e-3)
+        low, high = torch.full_like(mean, -1001.0), torch.full_like(mean, 1001.0)
+        for _ in range(40):  # bisection, because the mean has no inverse in closed form
+            middle = (low + high) / 2
+            below = self.mean(middle) < wanted
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        return (low + high) / 2
+
+
+class Gaussian(Likelihood):
+    r"""Independent Gaussian pixels with a common standard deviation. The decoder returns means.
+
+    .. math:: \log p(x|z) = -\sum_i \frac{(x_i - \mu_i)^2}{2 \sigma^2}
+        - \frac{D}{2} \log(2 \pi \sigma^2)
+
+    The density is normalized, so its log can be positive. With sigma = 1 the loss is half the
+    squared error plus a constant. Smaller values give sharper reconstructions.
+
+    Args:
+        sigma: Standard deviation on the scale of pixels in [0, 1].
+        learn_sigma: Whether sigma is a learned parameter, shared by all pixels and initialized to
+            ``sigma``.
+
+    Attributes:
+        log_sigma: Logarithm of the standard deviation; a parameter if it is learned.
+
+    Raises:
+        ValueError: If ``sigma`` is not positive.
+
+    References:
+        Rybkin et al. (2021), Simple and effective VAE training with calibrated decoders (learned
+        sigma), https://arxiv.org/abs/2006.13202
+
+    Example:
+        >>> Gaussian(sigma=1.0).log_prob(torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1))
+        tensor([-0.9189])
+    """
+
+    def __init__(self, sigma: float = 0.1, learn_sigma: bool = False) -> None:
+        super().__init__()
+        if not sigma > 0:
+            raise ValueError(f"Gaussian: sigma must be positive, got {sigma}")
+        # A number if it is fixed, because DDP would broadcast a buffer at every step.
+        self.log_sigma: nn.Parameter | float = math.log(sigma)
+        if learn_sigma:
+            self.log_sigma = nn.Parameter(torch.tensor(self.log_sigma))
+
+    @property
+    def sigma(self) -> float:
+        """Standard deviation on the scale of pixels in [0, 1]."""
+        return math.exp(float(torch.as_tensor(self.log_sigma).detach()))
+
+    def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
+        """See `Likelihood.log_prob`."""
+        error = _sum((x.float() - params.float()).square())
+        log_sigma: float | Tensor = self.log_sigma
+        if isinstance(log_sigma, Tensor):
+            log_sigma = log_sigma.float()
+            precision: float | Tensor = (-2 * log_sigma).exp()
+        else:
+            precision = math.exp(-2 * log_sigma)
+        pixels = math.prod(x.shape[-3:])
+        return -0.5 * error * precision - pixels * (log_sigma + 0.5 * math.log(2 * math.pi))
+
+    def mean(self, params: Tensor) -> Tensor:
+        """See `Likelihood.mean`; means outside [0, 1] are clipped."""
+        return params.float().clamp(0, 1)
+
+    def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """See `Likelihood.sample`; draws are not clipped, so pixels may be outside [0, 1]."""
+        mu = params.float()
+        device = mu.device if generator is None else generator.device
+        noise = torch.randn(mu.shape, generator=generator, device=device).to(mu.device)
+        return mu + noise * torch.as_tensor(self.log_sigma).float().exp()
+
+    def params_at(self, mean: Tensor) -> Tensor:
+        """See `Likelihood.params_at`."""
+        return mean
+
+
+class DiscretizedLogistic(Likelihood):
+    r"""Independent pixels with 256 values. The decoder returns the means and log-scales.
+
+    The probability of the value k / 255 is the mass of a logistic distribution between
+    (k - 1/2) / 255 and (k + 1/2) / 255. The first and the last value include the tails.
+
+    Args:
+        min_log_scale: Lower bound of the log-scales, on the scale of pixels in [0, 1]. exp(-7) is
+            about a quarter of a gray level.
+
+    References:
+        Kingma et al. (2016), Improving variational inference with inverse autoregressive flow,
+        https://arxiv.org/abs/1606.04934
+        Salimans et al. (2017), PixelCNN++, https://arxiv.org/abs/1701.05517
+
+    Example:
+        >>> DiscretizedLogistic().mean(torch.zeros(1, 2 * 3, 8, 8)).shape
+        torch.Size([1, 3, 8, 8])
+    """
+
+    n_params = 2
+
+    def __init__(self, min_log_scale: float = -7.0) -> None:
+        super().__init__()
+        self.min_log_scale = min_log_scale
+
+    def _split(self, params: Tensor) -> tuple[Tensor, Tensor]:
+        mu, log_scale = params.float().chunk(2, dim=-3)
+        # softplus instead of clamp, which would have no gradient below the bound.
+        return mu, self.min_log_scale + softplus(log_scale - self.min_log_scale)
+
+    def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
+        """See `Likelihood.log_prob`."""
+        mu, log_scale = self._split(params)
+        x = x.float()
+        inverse = (-log_scale).exp()
+        above, below = (x + 0.5 / 255 - mu) * inverse, (x - 0.5 / 255 - mu) * inverse
+        # s(a) - s(b) = s(a) s(-b) (1 - e^(b - a)) for the sigmoid s avoids cancellation.
+        width = inverse / 255
+        small = width < 1e-3
+        log_width = torch.where(
+            small,
+            -log_scale - math.log(255) - width / 2,
+            (-torch.expm1(-torch.where(small, 1.0, width))).log(),
+        )
+        log_above = torch.where(x > 1 - 0.5 / 255, 0.0, -softplus(-above))
+        log_below = torch.where(x < 0.5 / 255, 0.0, -softplus(below))
+        inside = (x > 0.5 / 255) & (x < 1 - 0.5 / 255)
+        return _sum(log_above + log_below + torch.where(inside, log_width, 0.0))
+
+    def mean(self, params: Tensor) -> Tensor:
+        """See `Likelihood.mean`; the mean of the logistic distribution, clipped to [0, 1]."""
+        return self._split(params)[0].clamp(0, 1)
+
+    def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """See `Likelihood.sample`; pixels are one of the 256 values k / 255."""
+        mu, log_scale = self._split(params)
+        x = mu + log_scale.exp() * _uniform_like(mu, generator).logit()
+        return (x * 255).round().clamp(0, 255) / 255
+
+    def params_at(self, mean: Tensor) -> Tensor:
+        """See `Likelihood.params_at`; the scale is about 35 gray levels."""
+        return torch.cat([mean, torch.full_like(mean, -2.0)])

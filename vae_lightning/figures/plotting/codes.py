@@ -1,0 +1,204 @@
+"""Figures of codebooks: how often codes are used, and where in the images."""
+
+import math
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import hsv_to_rgb, to_rgb
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from vae_lightning.figures.plotting.checks import check_pair, check_tensor
+from vae_lightning.figures.plotting.layout import Axis, new_figure_with_ticks
+from vae_lightning.figures.plotting.style import (
+    CLASS_COLORS,
+    FAINT,
+    GRAY,
+    INK,
+    PAD,
+    Floats,
+    Pixels,
+    styled,
+    to_points,
+)
+from vae_lightning.figures.plotting.text import nice_ticks, text_size
+from vae_lightning.figures.plotting.tiles import Scale, draw_wrapped_rows
+
+_WIDTH, _HEIGHT = 720, 340  # of the axes of `code_usage`, in pixels
+
+
+@styled
+def code_usage(counts: Tensor, *, title: str = "") -> Figure:
+    """Draw the fraction of assignments of every code of a codebook, in decreasing order.
+
+    The number of used codes and the perplexity of the fractions, exp(-sum p log p), are written
+    above. The vertical axis is logarithmic if the fractions differ by more than a factor of 50.
+
+    Args:
+        counts: Assignments per code, non-negative, (K,). If all are zero, the figure says so.
+        title: Title of the figure.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: If ``counts`` is not a vector or has negative or non-finite entries.
+
+    Example:
+        >>> figure = code_usage(torch.tensor([8, 0, 4, 4]))
+        >>> figure.texts[-1].get_text()
+        '3 of 4 codes used, perplexity 2.8'
+    """
+    shares = _shares(counts)
+    total = len(shares)
+    live = shares[shares > 0]
+    used = len(live)
+    perplexity = math.exp(-float((live * np.log(live)).sum()))
+    note = f"{used} of {total} codes used, perplexity {perplexity:.1f}"
+    if not used:
+        note = f"0 of {total} codes used, no assignments yet"
+
+    logarithmic = used > 1 and live[0] / live[-1] > 50
+    top = max(float(live[0]) if used else 1.0, 1 / total) * (1.3 if logarithmic else 1.06)
+    base = float(live[-1]) / 1.5 if logarithmic else 0.0
+    base = min(base, 0.7 / total)
+    y_ticks = _log_ticks(base, top) if logarithmic else nice_ticks(0, top, 5)
+    x_ticks = sorted({1.0, *(t for t in nice_ticks(0, total, 8, integer=True) if t >= 1)})
+    if len(x_ticks) > 2 and x_ticks[1] - 1 < 0.6 * (x_ticks[2] - x_ticks[1]):
+        del x_ticks[1]  # its label would be too close to that of the first code
+    figure, axes = new_figure_with_ticks(
+        _WIDTH,
+        _HEIGHT,
+        Axis("code, from most to least used", x_ticks, [f"{tick:.0f}" for tick in x_ticks]),
+        Axis("share of assignments", y_ticks, [f"{100 * tick:.4g}%" for tick in y_ticks]),
+        title=title,
+        note=note,
+        right=text_size("uniform")[0] + PAD,
+        logarithmic=logarithmic,
+    )
+    axes.set(xlim=(0.5, total + 0.5), ylim=(base, top))
+    axes.grid(axis="y", color=FAINT, linewidth=to_points(1))
+    _draw_bars(axes, live, total, base)
+    axes.axhline(1 / total, color=INK, linewidth=to_points(1.2), dashes=(4, 3))
+    axes.annotate(
+        "uniform",
+        (1, 1 / total),
+        xycoords=axes.get_yaxis_transform(),
+        xytext=(to_points(PAD), 0),
+        textcoords="offset points",
+        va="center",
+        color=INK,
+        annotation_clip=False,
+    )
+    return figure
+
+
+def _shares(counts: Tensor) -> Floats:
+    """Check counts (K,) and return their fractions in decreasing order, (K,)."""
+    check_tensor("code_usage", "counts", counts, "K")
+    numbers = counts.detach().to("cpu", torch.float64).numpy()
+    if not len(numbers):
+        raise ValueError("code_usage: counts is empty, pass one count per code of the codebook.")
+    if not (np.isfinite(numbers) & (numbers >= 0)).all():
+        raise ValueError("code_usage: counts has negative or NaN entries, pass counts from 0 up.")
+    return np.sort(numbers)[::-1] / max(float(numbers.sum()), 1e-300)
+
+
+def _draw_bars(axes: Axes, live: Floats, total: int, base: float) -> None:
+    """Draw the positive fractions of ``total`` codes from ``base`` up, and mark unused codes."""
+    used = len(live)
+    # One filled outline instead of a rectangle per code is fast for any size of the codebook.
+    edges = np.arange(used + 1) + 0.5
+    if used:
+        axes.stairs(live, edges, baseline=base, fill=True, color=CLASS_COLORS[0], linewidth=0)
+    if used and _WIDTH / total >= 6:  # wide enough for lines between the bars
+        axes.vlines(edges[1:-1], base, live[:-1], color="white", linewidth=to_points(1))
+    if used < total:
+        axes.axvspan(used + 0.5, total + 0.5, color=FAINT, linewidth=0, zorder=0)
+        text = f"{total - used} unused"
+        if (total - used) / total * _WIDTH > text_size(text)[0] + 2 * PAD:
+            x, transform = (used + total + 1) / 2, axes.get_xaxis_transform()
+            axes.text(x, 0.94, text, ha="center", va="top", color=GRAY, transform=transform)
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Return the powers of ten in [low, high], with 2 and 5 in between if these are few."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [10.0**k for k in decades if low <= 10.0**k <= high]
+    if len(ticks) < 3:
+        ticks = [m * 10.0**k for k in decades for m in (1, 2, 5) if low <= m * 10.0**k <= high]
+    return ticks
+
+
+@styled
+def code_maps(
+    originals: Tensor, reconstructed: Tensor, codes: Tensor, codebook_size: int, *, title: str = ""
+) -> Figure:
+    """Draw images, the maps of their code indices, and their reconstructions.
+
+    Args:
+        originals: Images in [0, 1], (N, C, H, W).
+        reconstructed: Their reconstructions in the same order, (N, C, H, W).
+        codes: Code indices from 0 to ``codebook_size`` - 1, (N, h, w). Maps are enlarged to the
+            size of the images. An index has the same color in all maps.
+        codebook_size: Number of codes.
+        title: Title of the figure.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: If a shape or dtype is wrong or an index is not in the codebook.
+
+    Example:
+        >>> x = torch.rand(4, 1, 28, 28)
+        >>> figure = code_maps(x, x, torch.randint(512, (4, 7, 7)), codebook_size=512)
+        >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
+        ['original', 'codes', 'reconstruction']
+    """
+    where = "code_maps"
+    pairs = check_pair(where, originals, reconstructed)
+    check_tensor(where, "codes", codes, "N h w")
+    if len(codes) != pairs.shape[1] or 0 in codes.shape:
+        raise ValueError(
+            f"{where}: codes has shape {tuple(codes.shape)} for {pairs.shape[1]} images, "
+            "pass one map (h, w) per image."
+        )
+    if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
+        raise ValueError(f"{where}: codes has dtype {codes.dtype}, pass integer code indices.")
+    indices = codes.detach().cpu().numpy()
+    if indices.min() < 0 or indices.max() >= codebook_size:
+        raise ValueError(
+            f"{where}: codes range from {indices.min()} to {indices.max()}, "
+            f"pass indices from 0 to codebook_size - 1 = {codebook_size - 1}."
+        )
+    colored = _code_colors(codebook_size)[indices]
+
+    def make_tiles(scale: Scale) -> Pixels:
+        first, last = scale.tiles(pairs)
+        height, width = first.shape[1:3]
+        rows = np.arange(height) * indices.shape[1] // height
+        columns = np.arange(width) * indices.shape[2] // width
+        return np.stack([first, colored[:, rows][:, :, columns], last])
+
+    shown = len(np.unique(indices))
+    note = f"one color per code, {shown} of {codebook_size} codes appear"
+    labels = ["original", "codes", "reconstruction"]
+    return draw_wrapped_rows(make_tiles, pairs[0], labels, title=title, note=note)
+
+
+def _code_colors(count: int) -> Pixels:
+    """Return colors (count, 3) in which neighboring code indices look different."""
+    if count <= len(CLASS_COLORS):
+        rgb = np.array([to_rgb(color) for color in CLASS_COLORS[:count]])
+    else:
+        index = np.arange(count)
+        # Multiples of the golden ratio spread the hues evenly for any count. Multiples of two other
+        # irrational numbers vary the saturation and value of codes of similar hue.
+        hue = index * ((math.sqrt(5) - 1) / 2) % 1
+        saturation = 0.35 + 0.6 * (index * math.sqrt(2) % 1)
+        value = 0.45 + 0.5 * (index * math.sqrt(3) % 1)
+        rgb = hsv_to_rgb(np.stack([hue, saturation, value], axis=1))
+    colors: Pixels = np.rint(rgb * 255).astype(np.uint8)
+    return colors

@@ -1,0 +1,193 @@
+"""Images as tiles of one picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.nn import functional as F
+
+from vae_lightning.figures.plotting.layout import new_figure, show
+from vae_lightning.figures.plotting.style import (
+    BLOCK_GAP,
+    EDGE,
+    GAP,
+    INK,
+    MAX_HEIGHT,
+    MAX_LABEL,
+    MAX_TALL_HEIGHT,
+    MAX_TILE,
+    MAX_WIDTH,
+    MISSING,
+    PAD,
+    TEXT,
+    Pixels,
+    to_points,
+)
+from vae_lightning.figures.plotting.text import max_width, printable, text_size, wrap_labels
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Integer factors between image pixels and figure pixels, of which at least one is 1."""
+
+    zoom: int = 1
+    shrink: int = 1
+
+    @classmethod
+    def fit(cls, images: Tensor, rows: int, columns: int, width: int, height: int) -> Scale:
+        """Return the largest scale at which rows x columns images fit into width x height."""
+        total_height, total_width = images.shape[-2] * rows, images.shape[-1] * columns
+        width, height = max(1, width - GAP * columns), max(1, height - GAP * rows)
+        zoom = min(width // total_width, height // total_height, MAX_TILE // max(images.shape[-2:]))
+        if zoom >= 1:
+            return cls(zoom=zoom)
+        return cls(shrink=max(math.ceil(total_width / width), math.ceil(total_height / height)))
+
+    def size(self, images: Tensor) -> tuple[int, int]:
+        """Return the height and width of one image in figure pixels."""
+        height, width = images.shape[-2:]
+        return (
+            math.ceil(height / self.shrink) * self.zoom,
+            math.ceil(width / self.shrink) * self.zoom,
+        )
+
+    def tiles(self, images: Tensor) -> Pixels:
+        """Convert images (..., C, H, W) to RGB tiles (..., h, w, 3) in figure pixels."""
+        flat = images.reshape(-1, *images.shape[-3:]).clamp(0, 1)
+        if self.shrink > 1:
+            flat = F.avg_pool2d(flat, self.shrink, ceil_mode=True)
+        values = flat.movedim(1, -1).numpy()
+        missing = np.isnan(values).any(axis=-1)
+        levels = np.rint(np.nan_to_num(values) * 255).astype(np.uint8)
+        tiles = np.repeat(levels, 3 // levels.shape[-1], axis=-1)
+        tiles[missing] = MISSING
+        tiles = tiles.repeat(self.zoom, axis=1).repeat(self.zoom, axis=2)
+        return tiles.reshape(*images.shape[:-3], *tiles.shape[1:])
+
+
+@dataclass(frozen=True)
+class Mosaic:
+    """A picture made of tiles, and the centers of its rows and columns in pixels."""
+
+    pixels: Pixels
+    row_centers: list[float]
+    column_centers: list[float]
+
+    @classmethod
+    def build(cls, tiles: Pixels, *, gap: int, block: int = 0) -> Mosaic:
+        """Lay out tiles (R, S, h, w, 3), with a wider gap after every ``block`` rows if not 0."""
+        rows, columns, height, width = tiles.shape[:4]
+        extra = (BLOCK_GAP - gap) if block else 0
+        tops = [r * (height + gap) + (r // block if block else 0) * extra for r in range(rows)]
+        lefts = [c * (width + gap) for c in range(columns)]
+        picture = np.full((tops[-1] + height, lefts[-1] + width, 3), 255, dtype=np.uint8)
+        for r, top in enumerate(tops):
+            for c, left in enumerate(lefts):
+                picture[top : top + height, left : left + width] = tiles[r, c]
+        return cls(picture, [t + height / 2 for t in tops], [x + width / 2 for x in lefts])
+
+
+def pad_with_white(tiles: Pixels, count: int) -> Pixels:
+    """Append white tiles along the first dimension until there are ``count``."""
+    blank = np.full((count - len(tiles), *tiles.shape[1:]), 255, dtype=np.uint8)
+    return np.concatenate([tiles, blank])
+
+
+def _label_rows(axes: Axes, centers: Sequence[float], labels: Sequence[str]) -> None:
+    """Write a label on the left of every row."""
+    axes.set_xticks([])
+    axes.set_yticks(centers, labels)
+    axes.tick_params(axis="y", length=0, pad=to_points(PAD), labelcolor=INK)
+
+
+def draw_labeled_rows(
+    images: Tensor, labels: Sequence[str], *, title: str, values: Sequence[str] = (), x_label: str
+) -> Figure:
+    """Draw images as labeled rows.
+
+    Args:
+        images: R rows of S images, (R, S, C, H, W).
+        labels: The R labels on the left of the rows.
+        title: Title of the figure.
+        values: The S labels below the columns, or none.
+        x_label: Label below them.
+
+    Returns:
+        The figure.
+    """
+    rows, columns = images.shape[:2]
+    labels = [printable(label) for label in labels]
+    available = MAX_WIDTH - 2 * EDGE - PAD - min(max_width(labels), MAX_LABEL)
+    scale = Scale.fit(images, rows, columns, available, MAX_TALL_HEIGHT)
+    tile_height, tile_width = scale.size(images)
+    labels = wrap_labels(labels, tile_height)
+    mosaic = Mosaic.build(scale.tiles(images), gap=GAP)
+
+    height, width = mosaic.pixels.shape[:2]
+    value_width = max_width(values)
+    x_label_width, x_label_height = text_size(x_label)
+    overhang = value_width // 2 - tile_width // 2  # of the first and the last value
+    left = max(max_width(labels) + PAD, overhang)
+    right = max(0, overhang, x_label_width - width)
+    bottom = PAD + x_label_height + (TEXT + 3 if values else 0)
+    figure, axes = new_figure(width, height, title=title, left=left, right=right, bottom=bottom)
+    show(axes, mosaic.pixels)
+    _label_rows(axes, mosaic.row_centers, labels)
+    if values:
+        # Skip values where tiles are narrower than the numbers.
+        step = math.ceil((value_width + PAD) / (tile_width + GAP))
+        axes.set_xticks(mosaic.column_centers[::step], values[::step])
+        axes.tick_params(axis="x", length=0, pad=to_points(4))
+    axes.set_xlabel(
+        x_label, loc="left" if x_label_width > width else "center", labelpad=to_points(4)
+    )
+    return figure
+
+
+def draw_wrapped_rows(
+    make_tiles: Callable[[Scale], Pixels],
+    images: Tensor,
+    labels: Sequence[str],
+    *,
+    title: str,
+    note: str = "",
+) -> Figure:
+    """Draw R corresponding rows with one column per image, wrapped into several blocks of rows.
+
+    Args:
+        make_tiles: Function that returns the tiles (R, N, h, w, 3) at a given scale.
+        images: Images (N, C, H, W), used for their number and size only.
+        labels: The R labels of the rows.
+        title: Title of the figure.
+        note: Second line of the title.
+
+    Returns:
+        The figure.
+    """
+    count, rows = len(images), len(labels)
+    blocks = math.ceil(count / (10 if count <= 40 else 16))
+    columns = math.ceil(count / blocks)
+    left = max_width(labels) + PAD
+    scale = Scale.fit(
+        images,
+        blocks * rows,
+        columns,
+        MAX_WIDTH - 2 * EDGE - left,
+        MAX_HEIGHT - blocks * BLOCK_GAP,
+    )
+    tiles = pad_with_white(make_tiles(scale).swapaxes(0, 1), blocks * columns)
+    tiles = tiles.reshape(blocks, columns, *tiles.shape[1:]).swapaxes(1, 2)
+    tiles = tiles.reshape(blocks * rows, columns, *tiles.shape[3:])
+    mosaic = Mosaic.build(tiles, gap=GAP, block=rows)
+
+    height, width = mosaic.pixels.shape[:2]
+    figure, axes = new_figure(width, height, title=title, note=note, left=left)
+    show(axes, mosaic.pixels)
+    _label_rows(axes, mosaic.row_centers, list(labels) * blocks)
+    return figure

@@ -1,0 +1,92 @@
+"""Effect of each latent dimension on an image."""
+
+from collections.abc import Sequence
+
+import matplotlib.figure
+import torch
+from torch import Tensor
+
+from vae_lightning.figures import plotting
+from vae_lightning.figures.base import Figure
+from vae_lightning.models.base import BaseVAE
+from vae_lightning.models.capabilities import Capability
+
+
+class Traversals(Figure):
+    """Latent traversals of one image, with one row per latent dimension.
+
+    Rows are in decreasing order of the dimension's mean KL over validation images (or of the
+    variance of the latents for models without a closed-form KL), so collapsed dimensions come last.
+
+    Args:
+        every_n_epochs: See `Figure`.
+        n: Number of images over which the KL is averaged.
+        image: Index of the image that is decoded.
+        steps: Number of values per dimension.
+        limit: Values go from ``-limit`` to ``limit``. For priors other than N(0, I), they are
+            mapped to the corresponding quantiles of the prior.
+        rows: Largest number of dimensions shown.
+
+    Raises:
+        ValueError: If ``image`` is not one of the ``n`` images.
+    """
+
+    name = "traversals"
+    requires = (Capability.CONTINUOUS_LATENT, Capability.SAMPLES)
+
+    def __init__(
+        self,
+        every_n_epochs: int = 5,
+        n: int = 500,
+        image: int = 0,
+        steps: int = 11,
+        limit: float = 3.0,
+        rows: int = 20,
+    ) -> None:
+        super().__init__(every_n_epochs, n=n, steps=steps, rows=rows)
+        if not 0 <= image < n:
+            raise ValueError(f"figures.traversals.image must be in 0..{n - 1}, got {image}")
+        self.images = n
+        self.image = image
+        self.steps = steps
+        self.limit = limit
+        self.rows = rows
+
+    def draw(
+        self, model: BaseVAE, x: Tensor, label: Tensor | None, class_names: Sequence[str] | None
+    ) -> matplotlib.figure.Figure:
+        """See `Figure.draw`."""
+        label = model.used_labels(label)
+        use, unit = self._use(model, x, label)
+        dimensions = use.argsort(descending=True)[: self.rows].tolist()
+        image = min(self.image, len(x) - 1)
+        one = slice(image, image + 1)
+        z = model.embed(x[one], None if label is None else label[one])
+        assert isinstance(z, Tensor)  # models with CONTINUOUS_LATENT have one latent vector
+        # In float64, because float32 would lose digits in ndtr and its inverse.
+        values = torch.linspace(-self.limit, self.limit, self.steps, dtype=torch.float64)
+        # Quantiles of the prior at the levels that the values have under N(0, 1), below 1.
+        levels = torch.special.ndtr(values).clamp(1e-15, 1 - 1e-15)
+        quantiles = model.latent_quantiles(levels)  # (S, L)
+        moved = z.cpu().repeat(len(dimensions), self.steps, 1)  # (D, S, L)
+        for row, dimension in enumerate(dimensions):
+            moved[row, :, dimension] = quantiles[:, dimension]
+        same = None if label is None else label[image]
+        decoded = model.decode(moved.flatten(0, 1), same)
+        same_scale = quantiles.allclose(values[:, None].to(quantiles))
+        title = f"Latent traversals of one image{', KL in nats' * (unit == 'KL')}{self.title_end}"
+        return plotting.traversals(
+            decoded.unflatten(0, moved.shape[:2]),
+            [f"z{dimension}  {unit} {use[dimension]:.2f}" for dimension in dimensions],
+            values.tolist(),
+            x_label="value of the latent dimension"
+            if same_scale
+            else "quantile of the prior, by the value that N(0, 1) has there",
+            title=title,
+        )
+
+    def _use(self, model: BaseVAE, x: Tensor, label: Tensor | None) -> tuple[Tensor, str]:
+        """Return a measure of how much the model uses each dimension, (L,), and its name."""
+        if model.has(Capability.KL_PER_DIMENSION):
+            return model.latent_kl(x, label).mean(0).cpu(), "KL"
+        return model.latent_vectors(x, label).var(0, correction=0).cpu(), "variance"

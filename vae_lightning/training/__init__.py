@@ -1,0 +1,1 @@
+"""Training with Lightning: the LightningModule, optimizers, checkpoints, resume."""

@@ -1,0 +1,179 @@
+"""Every use of a private name of Lightning, jsonargparse or torch, each with an assertion.
+
+The versions of these packages are bounded above in pyproject.toml. When one of them is raised, the
+assertions here say what has moved.
+"""
+
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import lightning.pytorch as pl
+from jsonargparse import Namespace, _common, _typehints
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningCLI
+
+_LOOPS = "https://github.com/Lightning-AI/pytorch-lightning/blob/2.6.1/src/lightning/pytorch/loops/"
+
+
+def advance_log_axis(trainer: pl.Trainer, steps: int) -> None:
+    """Move the step under which Lightning logs, which counts calls of ``training_step``.
+
+    See ``training_epoch_loop.py`` in the loops of Lightning.
+    """
+    loop: Any = trainer.fit_loop.epoch_loop
+    assert hasattr(loop, "_batches_that_stepped"), f"{_LOOPS}training_epoch_loop.py"
+    loop._batches_that_stepped += steps
+
+
+def set_optimizer_steps(trainer: pl.Trainer, steps: int) -> None:
+    """Set ``trainer.global_step`` for automatic and for manual optimization.
+
+    Lightning has a counter for each and reads the one in use.
+    """
+    loop: Any = trainer.fit_loop.epoch_loop
+    assert hasattr(loop.manual_optimization, "optim_step_progress"), (
+        f"{_LOOPS}optimization/manual.py"
+    )
+    assert hasattr(loop.automatic_optimization, "optim_progress"), (
+        f"{_LOOPS}optimization/automatic.py"
+    )
+    loop.manual_optimization.optim_step_progress.total.completed = steps
+    loop.automatic_optimization.optim_progress.optimizer.step.total.completed = steps
+
+
+def epoch_progress(trainer: pl.Trainer) -> tuple[int, bool]:
+    """Return the number of complete epochs, and whether batches of the current one are to come."""
+    loop: Any = trainer.fit_loop
+    assert hasattr(loop.epoch_progress.current, "processed"), f"{_LOOPS}progress.py"
+    assert hasattr(loop.epoch_loop.batch_progress, "is_last_batch"), f"{_LOOPS}progress.py"
+    return loop.epoch_progress.current.processed, not loop.epoch_loop.batch_progress.is_last_batch
+
+
+def next_batch(trainer: pl.Trainer) -> tuple[int, int]:
+    """Return the epoch that has begun and the number of its batches that were fetched.
+
+    Returns:
+        (epoch, batches); 0 batches of the next epoch after the last batch of one.
+    """
+    loop: Any = trainer.fit_loop
+    assert hasattr(loop.epoch_loop.batch_progress.current, "ready"), f"{_LOOPS}progress.py"
+    begun, batches = loop.epoch_progress.current.ready, loop.epoch_loop.batch_progress
+    if batches.is_last_batch:
+        return begun, 0
+    return begun - 1, batches.current.ready
+
+
+def batch_progress_of(content: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """Return the counts of batches in the loops' state of a checkpoint, to be changed in place."""
+    progress: dict[str, dict[str, int]] = content["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    assert {"current", "total"} <= progress.keys(), f"{_LOOPS}progress.py"
+    return progress
+
+
+def end_restart(trainer: pl.Trainer) -> None:
+    """Tell the loop that the resumed epoch has caught up.
+
+    Otherwise schedulers that follow a metric are not stepped after this epoch.
+    """
+    loop: Any = trainer.fit_loop
+    assert hasattr(loop, "restarting"), f"{_LOOPS}fit_loop.py"
+    loop.restarting = False
+
+
+@contextmanager
+def before_next_epoch(trainer: pl.Trainer) -> Iterator[None]:
+    """Let the progress in a block be that of the moment before the epoch that has just begun.
+
+    Lightning has already counted this epoch when it calls ``on_train_epoch_start``, and a training
+    resumed from such a checkpoint would continue at the end of the epoch.
+    """
+    progress: Any = trainer.fit_loop.epoch_progress
+    assert hasattr(progress.current, "ready"), f"{_LOOPS}progress.py"
+    for count in progress.current, progress.total:
+        count.ready -= 1
+    try:
+        yield
+    finally:
+        for count in progress.current, progress.total:
+            count.ready += 1
+
+
+def saves_by_steps(callback: ModelCheckpoint) -> bool:
+    """Return whether a checkpoint callback counts training steps."""
+    assert hasattr(callback, "_every_n_train_steps"), "ModelCheckpoint of Lightning has changed"
+    return bool(callback._every_n_train_steps)
+
+
+def keep_defaults_of_changed_classes() -> None:
+    """Let an option that names another class take that class's own defaults.
+
+    jsonargparse keeps every value that the new class accepts too, even if it was only the default
+    of the class before: ``--optimizer AdamW`` over a default Adam would get Adam's weight decay of
+    0. See https://github.com/omni-us/jsonargparse/issues/460.
+    """
+    name = "discard_init_args_on_class_path_change"
+    original = getattr(_typehints, name, None)
+    assert original is not None, "https://github.com/omni-us/jsonargparse/issues/460"
+    if getattr(original, "drops_defaults", False):
+        return
+
+    def discard(parser_or_action: Any, before: Any, after: Any) -> None:
+        if before and before.get("init_args") and before["class_path"] != after["class_path"]:
+            _drop_defaults(parser_or_action, before)
+        original(parser_or_action, before, after)
+
+    discard.drops_defaults = True  # type: ignore[attr-defined]
+    setattr(_typehints, name, discard)
+
+
+def _drop_defaults(parser_or_action: Any, before: Any) -> None:
+    """Remove the arguments of a class that have the default values of this class."""
+    action = parser_or_action if isinstance(parser_or_action, _typehints.ActionTypeHint) else None
+    options = {"fail_untyped": False, **getattr(action, "sub_add_kwargs", {})}
+    parser = _typehints.ActionTypeHint.get_class_parser(before["class_path"], options)
+    defaults = parser.get_defaults()
+    for key in list(before["init_args"].keys()):
+        if key in defaults and _as_plain(defaults[key]) == _as_plain(before["init_args"][key]):
+            before["init_args"].pop(key)
+
+
+def _as_plain(value: Any) -> Any:
+    """Return a value for comparisons: namespaces are dictionaries, tuples lists, classes text."""
+    value = value.as_dict() if isinstance(value, Namespace) else value
+    return json.loads(json.dumps(value, default=str))
+
+
+@contextmanager
+def parsing_settings_restored() -> Iterator[None]:
+    """Undo, at the end of a block, what `jsonargparse.set_parsing_settings` changed in it.
+
+    There is no public way to read these settings.
+    """
+    assert hasattr(_common, "parsing_settings"), "jsonargparse/_common.py: parsing_settings"
+    settings = _common.parsing_settings
+    before = dict(settings)
+    try:
+        yield
+    finally:
+        settings.clear()
+        settings.update(before)
+
+
+def end_processes(trainer: pl.Trainer) -> None:
+    """Kill the processes that a trainer has started, which may wait for this one."""
+    launcher: Any = trainer.strategy.launcher
+    if launcher is not None:
+        assert hasattr(launcher, "kill"), "lightning/pytorch/strategies/launchers/launcher.py"
+        launcher.kill(getattr(signal, "SIGKILL", signal.SIGTERM))
+
+
+def check_ckpt_path_hook() -> None:
+    """Check that overriding ``LightningCLI._parse_ckpt_path`` still has an effect.
+
+    Lightning would let the hyperparameters of a checkpoint win over the command line, see
+    https://github.com/Lightning-AI/pytorch-lightning/issues/21455.
+    """
+    assert hasattr(LightningCLI, "_parse_ckpt_path"), "LightningCLI reads checkpoints elsewhere"
