@@ -1,0 +1,160 @@
+"""Flows from zuko (Rozet et al., https://github.com/probabilists/zuko): a prior and a posterior.
+
+zuko is imported when one of them is built, because few trainings need it.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Normal
+
+from vae_lightning.distributions.posteriors import DiagonalGaussian, Posterior
+from vae_lightning.distributions.priors import Prior
+from vae_lightning.distributions.transformed import TransformedGaussian
+from vae_lightning.functional import standard_normal_log_prob
+
+
+def _zuko_flows() -> Any:
+    """Import ``zuko.flows``, which switches off the checks of torch's distributions globally."""
+    checks = _arguments_are_checked()
+    import zuko.flows
+
+    Distribution.set_default_validate_args(checks)
+    return zuko.flows
+
+
+def _arguments_are_checked() -> bool:
+    """Return whether torch's distributions check their arguments; torch has no function for it."""
+    try:
+        Normal(0.0, -1.0)
+    except ValueError:
+        return True
+    return False
+
+
+class IAFPosterior(Posterior):
+    """Gaussian transformed by inverse autoregressive flows that see a context from the encoder.
+
+    Drawing is one pass through masked networks, with the density of what was drawn at no extra
+    cost. The density of other latents would take L passes and is not needed.
+
+    Args:
+        latent_dim: See `Posterior`.
+        transforms: Number of autoregressive transforms, which alternate the order of dimensions.
+        context_features: Number of features of the encoder that the transforms see.
+        hidden: Sizes of the hidden layers of each transform.
+
+    Raises:
+        ValueError: If a number is not positive, or there is only one latent dimension.
+
+    References:
+        Kingma et al. (2016), Improving variational inference with inverse autoregressive flow,
+        https://arxiv.org/abs/1606.04934
+
+    Example:
+        >>> posterior = IAFPosterior(latent_dim=2, hidden=(16,))
+        >>> posterior(torch.zeros(8, posterior.in_features)).mean.shape
+        torch.Size([8, 2])
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        transforms: int = 2,
+        context_features: int = 64,
+        hidden: Sequence[int] = (256,),
+    ) -> None:
+        super().__init__(latent_dim)
+        _check(self, latent_dim, transforms=transforms, context_features=context_features)
+        self.context_features = context_features
+        flow = _zuko_flows().MAF(
+            latent_dim, context_features, transforms=transforms, hidden_features=tuple(hidden)
+        )
+        self.transforms = flow.transform
+
+    @property
+    def in_features(self) -> int:
+        """Mu and log_var, and the context."""
+        return 2 * self.latent_dim + self.context_features
+
+    def forward(self, features: Tensor) -> TransformedGaussian:
+        """See `Posterior.forward`."""
+        size = self.latent_dim
+        mu, log_var, context = features.split([size, size, self.context_features], 1)
+
+        def transform(z: Tensor) -> tuple[Tensor, Tensor]:
+            with torch.autocast(z.device.type, enabled=False):
+                # The direction in which MAF evaluates densities: one pass for all dimensions.
+                moved, log_det = self.transforms(context[:, None]).call_and_ladj(z)
+            return moved, log_det
+
+        return TransformedGaussian(DiagonalGaussian(mu, log_var), transform)
+
+
+class RealNVPPrior(Prior):
+    """Standard normal transformed by affine coupling layers; p(z|y) for conditional models.
+
+    Args:
+        latent_dim: See `Prior`.
+        cond_features: See `Prior`.
+        transforms: Number of coupling layers, which alternate the dimensions that they change.
+        hidden: Sizes of the hidden layers of each coupling layer.
+
+    Raises:
+        ValueError: If a number is not positive, or there is only one latent dimension.
+
+    References:
+        Dinh et al. (2017), Density estimation using Real NVP, https://arxiv.org/abs/1605.08803
+
+    Example:
+        >>> prior = RealNVPPrior(latent_dim=2, hidden=(16,))
+        >>> prior.sample(5).shape
+        torch.Size([5, 2])
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        cond_features: int = 0,
+        transforms: int = 6,
+        hidden: Sequence[int] = (128, 128),
+    ) -> None:
+        super().__init__(latent_dim, cond_features)
+        _check(self, latent_dim, transforms=transforms)
+        flow = _zuko_flows().RealNVP(
+            latent_dim, cond_features, transforms=transforms, hidden_features=tuple(hidden)
+        )
+        self.transforms = flow.transform
+
+    def log_prob(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
+        """See `Prior.log_prob`."""
+        if condition is not None:
+            condition = condition[:, None].expand(*z.shape[:2], -1)
+        with torch.autocast(z.device.type, enabled=False):
+            base, log_det = self.transforms(condition).call_and_ladj(z.float())
+            log_prob: Tensor = standard_normal_log_prob(base) + log_det
+        return log_prob
+
+    def sample(
+        self,
+        n: int,
+        condition: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """See `Prior.sample`."""
+        device = next(self.parameters()).device
+        base = torch.randn(n, self.latent_dim, generator=generator).to(device)
+        condition = None if condition is None else condition.to(device)
+        z: Tensor = self.transforms(condition).inv(base)
+        return z
+
+
+def _check(owner: object, latent_dim: int, **sizes: int) -> None:
+    name = type(owner).__name__
+    if latent_dim < 2:
+        raise ValueError(f"{name} needs at least two latent dimensions, got {latent_dim}")
+    for option, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name}: {option} must be positive, got {size}")
