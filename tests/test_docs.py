@@ -1,0 +1,107 @@
+"""The Python examples of the documentation run, and the reference covers every package."""
+
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import vae_lightning
+from vae_lightning.models.base import BaseVAE
+from vae_lightning.models.vae import VAE
+from vae_lightning.randomness import Noise
+from vae_lightning.training.module import LitVAE
+
+PAGES = Path(__file__).parents[1] / "docs" / "pages"
+
+
+def run_examples(page: Path) -> dict:
+    """Run the Python blocks of a page one after the other and return their names."""
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    namespace: dict = {"__name__": f"docs_{page.stem.replace('-', '_')}"}
+    for block in blocks:
+        exec(compile(block, str(page), "exec"), namespace)
+    return namespace
+
+
+@pytest.mark.parametrize("name", ["index.md", "concepts.md", "api/index.md"])
+def test_examples_run(name):
+    assert any(isinstance(value, BaseVAE | LitVAE) for value in run_examples(PAGES / name).values())
+
+
+@pytest.fixture(scope="module")
+def variants():
+    return run_examples(PAGES / "adding-a-variant.md")
+
+
+SMALL = {"image_shape": (1, 8, 8), "latent_dim": 3}
+
+
+def test_free_bits(variants, batch):
+    model = variants["FreeBitsVAE"](free_nats=1e3, **SMALL)
+    terms = model.terms(batch.x, None, Noise(batch.indices))
+    torch.testing.assert_close(model.objective(terms), terms.reconstruction + 1e3)
+
+
+def test_laplace_prior_and_posterior_have_normalized_densities(variants):
+    z = torch.linspace(-30, 30, 60_001, dtype=torch.float64)
+    prior = variants["LaplacePrior"](1, scale=0.5)
+    density = prior.log_prob(z[:, None]).exp()
+    torch.testing.assert_close(torch.trapezoid(density, z).item(), 1.0, rtol=1e-5, atol=0)
+    samples = prior.sample(100_000, generator=torch.Generator().manual_seed(0))
+    assert samples.std().item() == pytest.approx(0.5 * 2**0.5, rel=0.02)
+
+    mu, log_scale = torch.tensor([[0.3, -1.0]]), torch.tensor([[-0.5, 0.7]])
+    q = variants["LaplacePosterior"](2)(torch.cat([mu, log_scale], 1))
+    draws = q.rsample(Noise(torch.tensor([5])), 50_000)
+    expected = torch.distributions.Laplace(mu[:, None], log_scale.exp()[:, None])
+    torch.testing.assert_close(draws.log_prob, expected.log_prob(draws.z).sum(2), rtol=0, atol=1e-4)
+    deviation = (draws.z[0] - mu).abs().mean(0)
+    torch.testing.assert_close(deviation, log_scale.exp()[0], rtol=0.03, atol=0)
+
+
+def test_draws_of_the_posterior_can_be_made_in_parts(variants):
+    q = variants["LaplacePosterior"](2)(torch.zeros(3, 4))
+    noise = Noise(torch.arange(3))
+    whole = q.rsample(noise.restart(), 6).z
+    assert torch.equal(q.rsample(noise.restart(), 4, first=2).z, whole[:, 2:])
+
+
+def test_the_laplace_parts_make_a_model(variants, batch):
+    parts = {"prior": variants["LaplacePrior"], "posterior": variants["LaplacePosterior"]}
+    model = VAE(**SMALL, **parts)
+    assert model.log_prob(batch.x).isfinite().all()
+    assert model.sample(2).shape == (2, 1, 8, 8)
+
+
+def test_covariance_term(variants, batch):
+    model = variants["CovarianceVAE"](covariance_weight=2.0, **SMALL)
+    terms = model.terms(batch.x, None, Noise(batch.indices))
+    mu = model.embed(batch.x)
+    expected = (mu.T.cov(correction=0) - torch.eye(3)).square().sum()
+    torch.testing.assert_close(terms.covariance, expected)
+    torch.testing.assert_close(model.objective(terms), terms.negative_elbo + 2 * expected)
+
+
+def test_critic_and_encoder_do_not_reach_each_other(variants, batch):
+    model = variants["CriticVAE"](**SMALL)
+    of_critic, of_encoder = list(model.critic.parameters()), list(model.encoder.parameters())
+    terms = model.terms(batch.x, None, Noise(batch.indices))
+
+    def gradients(loss, parameters):
+        found = torch.autograd.grad(loss.mean(), parameters, retain_graph=True, allow_unused=True)
+        return [gradient is not None for gradient in found]
+
+    assert all(gradients(model.objective(terms), of_encoder))
+    assert not any(gradients(model.objective(terms), of_critic))
+    assert all(gradients(model.critic_objective(terms), of_critic))
+    assert not any(gradients(model.critic_objective(terms), of_encoder))
+
+
+def test_the_reference_covers_every_package():
+    documented = "\n".join(path.read_text("utf-8") for path in (PAGES / "api").glob("*.md"))
+    modules = {module.name for module in pkgutil.iter_modules(vae_lightning.__path__)}
+    # What is typed, not imported, is in the README; the errors are named where they are raised.
+    for name in modules - {"cli", "__main__", "errors", "files"}:
+        assert f"::: vae_lightning.{name}\n" in documented
