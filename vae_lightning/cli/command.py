@@ -217,7 +217,7 @@ class Command(LightningCLI):
         self.save_config_kwargs = {"given": config.clone(), "continues": self.folder.continues}
         config.trainer.default_root_dir = str(self.folder.path)
         trainer_setup.follow_torchrun(config.trainer)
-        step = self.checkpoint.content["global_step"] if self.checkpoint else None
+        step = self.checkpoint.global_step if self.checkpoint else None
         trainer_setup.place_loggers(config.trainer.logger, self.folder, step, self.subcommand)
 
     def _compare(self, held: Checkpoint, config: Namespace) -> None:
@@ -311,7 +311,7 @@ class Command(LightningCLI):
     def fit(self, **kwargs: Any) -> None:
         """Train."""
         assert self.folder is not None
-        step = self.checkpoint.content["global_step"] if self.checkpoint else None
+        step = self.checkpoint.global_step if self.checkpoint else None
         # Its weights hold on to a file that will be replaced.
         self.command_line = self.checkpoint = None  # type: ignore[assignment]
         TrainingRun(self.trainer, self.model, self.folder).run(step, **kwargs, weights_only=True)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from vae_lightning.functional import softplus
 from vae_lightning.models.base import Terms
 from vae_lightning.models.vae import VAE
 from vae_lightning.nets.base import concatenate
+from vae_lightning.nets.mlp import critic_mlp
 from vae_lightning.randomness import Noise
 
 
@@ -68,11 +68,7 @@ class AdversarialAutoencoder(VAE):
         if not adversarial_weight >= 0:
             raise ValueError(f"adversarial_weight must not be negative, got {adversarial_weight}")
         self.adversarial_weight = adversarial_weight
-        sizes = [self.latent_dim + self.cond_features, *critic_hidden]
-        layers: list[nn.Module] = []
-        for before, after in pairwise(sizes):
-            layers += [nn.Linear(before, after), nn.LeakyReLU(0.2)]
-        self.critic = nn.Sequential(*layers, nn.Linear(sizes[-1], 1))
+        self.critic = critic_mlp(self.latent_dim + self.cond_features, critic_hidden)
 
     def terms(self, x: Tensor, condition: Tensor | None, noise: Noise) -> AdversarialTerms:  # type: ignore[override]
         """See `BaseVAE.terms`; the critic sees the first draw of each image."""

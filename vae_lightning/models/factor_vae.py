@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from vae_lightning.distributed import gather_rows, own_rows
 from vae_lightning.functional import softplus
 from vae_lightning.models.vae import VAE, ELBOTerms
+from vae_lightning.nets.mlp import critic_mlp
 from vae_lightning.randomness import Noise
 
 
@@ -59,11 +59,7 @@ class FactorVAE(VAE):
         if not gamma >= 0:
             raise ValueError(f"gamma must not be negative, got {gamma}")
         self.gamma = gamma
-        layers: list[nn.Module] = []
-        for before, after in pairwise([self.latent_dim, *critic_hidden]):
-            layers += [nn.Linear(before, after), nn.LeakyReLU(0.2)]
-        last = critic_hidden[-1] if critic_hidden else self.latent_dim
-        self.critic = nn.Sequential(*layers, nn.Linear(last, 1))
+        self.critic = critic_mlp(self.latent_dim, critic_hidden)
 
     def terms(self, x: Tensor, condition: Tensor | None, noise: Noise) -> FactorTerms:
         """See `BaseVAE.terms`; the critic sees the first draw of each image."""

@@ -33,6 +33,20 @@ def _mlp(sizes: Sequence[int], activation: str) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+def critic_mlp(in_features: int, hidden: Sequence[int]) -> nn.Sequential:
+    """Build a critic of latents: linear layers with leaky ReLU, and one logit.
+
+    Args:
+        in_features: Size of the input.
+        hidden: Sizes of the hidden layers.
+    """
+    sizes = [in_features, *hidden]
+    layers: list[nn.Module] = []
+    for before, after in pairwise(sizes):
+        layers += [nn.Linear(before, after), nn.LeakyReLU(0.2)]
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], 1))
+
+
 class MLPEncoder(Encoder):
     """Fully connected encoder.
 

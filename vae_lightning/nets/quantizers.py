@@ -166,11 +166,7 @@ class VectorQuantizer(nn.Module):
 
     def _choose(self, vectors: Tensor, n: int) -> Tensor:
         """Return ``n`` random vectors, each at most once if there are enough."""
-        generator = randomness.generator(self.seed, "codes", int(self.step))
-        if n <= len(vectors):
-            chosen = torch.randperm(len(vectors), generator=generator)[:n]
-        else:
-            chosen = torch.randint(len(vectors), (n,), generator=generator)
+        chosen = randomness.choose(len(vectors), n, self.seed, "codes", int(self.step))
         return vectors[chosen.to(vectors.device)]
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import LBFGS, Adam, Optimizer
 
 from vae_lightning.errors import UserError
@@ -195,9 +195,3 @@ def apply_changes(optimizers: Sequence[Optimizer], changes: Sequence[dict[str, A
     for part, changed in zip(parts, changes, strict=False):
         for group in part.param_groups:
             group.update(changed)
-
-
-def gradients_of(optimizer: Optimizer) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the parameters of an optimizer and those gradients that exist."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    return parameters, [p.grad for p in parameters if p.grad is not None]
