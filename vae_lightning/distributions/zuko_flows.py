@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Normal
+from torch.distributions import AffineTransform, Distribution, Normal
 
 from vae_lightning.distributions.posteriors import DiagonalGaussian, Posterior
 from vae_lightning.distributions.priors import Prior
@@ -36,6 +36,10 @@ def _arguments_are_checked() -> bool:
 
 class IAFPosterior(Posterior):
     """Gaussian transformed by inverse autoregressive flows that see a context from the encoder.
+
+    Each transform mixes a latent with a prediction m from the preceding dimensions and the context,
+    z -> g z + (1 - g) m, with a gate g that starts near 1 for stability (equations 13 and 14 of the
+    paper).
 
     Drawing is one pass through masked networks, with the density of what was drawn at no extra
     cost. The density of other latents would take L passes and is not needed.
@@ -70,7 +74,11 @@ class IAFPosterior(Posterior):
         _check(self, latent_dim, transforms=transforms, context_features=context_features)
         self.context_features = context_features
         flow = _zuko_flows().MAF(
-            latent_dim, context_features, transforms=transforms, hidden_features=tuple(hidden)
+            latent_dim,
+            context_features,
+            transforms=transforms,
+            hidden_features=tuple(hidden),
+            univariate=_gated_update,
         )
         self.transforms = flow.transform
 
@@ -149,6 +157,12 @@ class RealNVPPrior(Prior):
         condition = None if condition is None else condition.to(device)
         z: Tensor = self.transforms(condition).inv(base)
         return z
+
+
+def _gated_update(m: Tensor, s: Tensor) -> AffineTransform:
+    """Return the transform z -> g z + (1 - g) m with the gate g = sigmoid(s + 2)."""
+    gate = (s + 2).sigmoid()
+    return AffineTransform((1 - gate) * m, gate)
 
 
 def _check(owner: object, latent_dim: int, **sizes: int) -> None:
