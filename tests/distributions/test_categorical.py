@@ -15,11 +15,8 @@ from torch.distributions import (
 )
 
 from vae_lightning import IWAE, VAE
-from vae_lightning.distributions.categorical import (
-    Categorical,
-    GumbelSoftmaxPosterior,
-    UniformCategorical,
-)
+from vae_lightning.distributions.categorical import Categorical, UniformCategorical
+from vae_lightning.distributions.gumbel_softmax import GumbelSoftmaxPosterior
 from vae_lightning.distributions.posteriors import DiagonalGaussian
 from vae_lightning.randomness import Noise
 from vae_lightning.schedules import Constant, ExponentialDecay, LinearWarmup

@@ -1,21 +1,13 @@
-"""Categorical latents: a Gumbel-softmax posterior and a uniform prior.
-
-References:
-    Jang et al. (2017), Categorical reparameterization with Gumbel-softmax,
-    https://arxiv.org/abs/1611.01144
-    Maddison et al. (2017), The concrete distribution, https://arxiv.org/abs/1611.00712
-"""
+"""Categorical latents, as one-hot vectors, and a uniform prior over them."""
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from vae_lightning.distributions.posteriors import Draws, LatentDistribution, Posterior
+from vae_lightning.distributions.posteriors import Draws, LatentDistribution
 from vae_lightning.distributions.priors import Prior
 from vae_lightning.randomness import Noise
-from vae_lightning.schedules import ExponentialDecay, Schedule, Scheduled
 
 
 class Categorical(LatentDistribution):
@@ -78,71 +70,6 @@ def _no_density() -> Tensor:
     )
 
 
-class GumbelSoftmaxPosterior(Posterior, Scheduled):
-    """Categorical variables, relaxed in training with an annealed temperature.
-
-    Validation, test and inference use exact one-hot draws, so their bounds are those of the
-    discrete model.
-
-    Args:
-        latent_dim: See `Posterior`; the number of variables times ``num_categories``.
-        num_categories: Number of categories K of each variable.
-        temperature: Temperature at the start of the training.
-        schedule: Factor of the temperature over the training.
-
-    Raises:
-        ValueError: If ``num_categories`` does not divide ``latent_dim``, or the temperature is not
-            positive.
-
-    Example:
-        >>> posterior = GumbelSoftmaxPosterior(latent_dim=20, num_categories=10)
-        >>> posterior(torch.zeros(8, posterior.in_features)).mean.shape
-        torch.Size([8, 20])
-    """
-
-    relaxed_in_training = True
-
-    def __init__(
-        self,
-        latent_dim: int,
-        num_categories: int = 10,
-        temperature: float = 1.0,
-        schedule: Callable[[], Schedule] = ExponentialDecay,
-    ) -> None:
-        super().__init__(latent_dim)
-        _check_sizes(self, latent_dim, num_categories)
-        if not temperature > 0:
-            raise ValueError(
-                f"GumbelSoftmaxPosterior: temperature must be positive, got {temperature}"
-            )
-        self.num_categories = num_categories
-        self.temperature = temperature
-        self.schedule = schedule()
-        self.support = _support(num_categories)
-
-    @property
-    def in_features(self) -> int:
-        """A logit for each category of each variable."""
-        return self.latent_dim
-
-    def forward(self, features: Tensor) -> Categorical:
-        """See `Posterior.forward`.
-
-        Raises:
-            ValueError: If the schedule has brought the temperature to 0.
-        """
-        logits = features.unflatten(1, (-1, self.num_categories)).log_softmax(-1)
-        if not self.training:
-            return Categorical(logits)
-        temperature = self.temperature * self.schedule(self.step)
-        if not temperature > 0:
-            raise ValueError(
-                f"GumbelSoftmaxPosterior: the schedule makes the temperature {temperature} at step "
-                f"{self.step}, but it must be positive: choose a schedule with a minimum"
-            )
-        return Categorical(logits, temperature)
-
-
 class UniformCategorical(Prior):
     """Independent categorical variables with equal probabilities.
 
@@ -162,10 +89,10 @@ class UniformCategorical(Prior):
 
     def __init__(self, latent_dim: int, cond_features: int = 0, num_categories: int = 10) -> None:
         super().__init__(latent_dim, cond_features)
-        _check_sizes(self, latent_dim, num_categories)
+        check_categories(self, latent_dim, num_categories)
         self.num_categories = num_categories
         self.num_variables = latent_dim // num_categories
-        self.support = _support(num_categories)
+        self.support = one_hot_support(num_categories)
 
     def log_prob(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         """See `Prior.log_prob`; the probability of one-hot vectors."""
@@ -189,11 +116,13 @@ class UniformCategorical(Prior):
         return (q.logits.exp() * q.logits).sum(2) + math.log(self.num_categories)
 
 
-def _support(num_categories: int) -> str:
+def one_hot_support(num_categories: int) -> str:
+    """Return the support of one-hot vectors, see `Prior.support`."""
     return f"one-hot vectors of {num_categories} categories"
 
 
-def _check_sizes(owner: object, latent_dim: int, num_categories: int) -> None:
+def check_categories(owner: object, latent_dim: int, num_categories: int) -> None:
+    """Raise a ValueError unless a latent vector consists of variables with that many categories."""
     if num_categories < 2 or latent_dim % num_categories:
         raise ValueError(
             f"{type(owner).__name__}: num_categories must be at least 2 and divide latent_dim, got "

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from vae_lightning.distributions.categorical import GumbelSoftmaxPosterior, UniformCategorical
+from vae_lightning.distributions.categorical import UniformCategorical
+from vae_lightning.distributions.gumbel_softmax import GumbelSoftmaxPosterior
 from vae_lightning.models.vae import VAE
 from vae_lightning.schedules import ExponentialDecay, Schedule
 
