@@ -70,7 +70,7 @@ def measured(mine) -> dict:
     x, found = data(), {}
     joined = gather_rows(x[mine])
     found["gathered"] = bool(joined.equal(x)) and not joined.requires_grad
-    found["own"] = own_rows(len(mine)).tolist() == mine
+    found["own"] = own_rows(x[mine]).tolist() == mine
 
     model = DistributedDataParallel(net())
     term = batch_term(join_rows(model(x[mine])))
@@ -116,4 +116,4 @@ def test_one_process_keeps_its_rows():
     assert join_rows(x) is x
     assert gather_rows(x).equal(x)
     assert not gather_rows(x).requires_grad
-    assert own_rows(4).tolist() == [0, 1, 2, 3]
+    assert own_rows(x).tolist() == [0, 1, 2, 3]

@@ -20,16 +20,7 @@ def gather_rows(x: Tensor) -> Tensor:
     then the second of every process, and so on. The result therefore equals the batch that a single
     process would have.
     """
-    if not several_processes():
-        return x.detach()
-    lengths = [0] * dist.get_world_size()
-    dist.all_gather_object(lengths, len(x))
-    padded = x.new_zeros(max(lengths), *x.shape[1:])
-    padded[: len(x)] = x.detach()
-    gathered = [torch.empty_like(padded) for _ in lengths]
-    dist.all_gather(gathered, padded)
-    present = torch.arange(len(padded))[:, None] < torch.tensor(lengths)
-    return torch.stack(gathered, 1)[present.to(x.device)]
+    return _gather_rows(x)[0] if several_processes() else x.detach()
 
 
 class _JoinRows(torch.autograd.Function):
@@ -37,8 +28,8 @@ class _JoinRows(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.own = own_rows(len(x)).to(x.device)
-        return gather_rows(x)
+        joined, ctx.own = _gather_rows(x)
+        return joined
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
@@ -56,17 +47,39 @@ def join_rows(x: Tensor) -> Tensor:
     return _JoinRows.apply(x) if several_processes() else x
 
 
-def own_rows(n: int) -> Tensor:
-    """Return the positions of this process's ``n`` rows among those of `gather_rows`, (n,)."""
+def own_rows(x: Tensor) -> Tensor:
+    """Return the positions of this process's rows ``x`` (N, ...) in ``gather_rows(x)``, (N,)."""
     if not several_processes():
-        return torch.arange(n)
-    lengths = [0] * dist.get_world_size()
-    dist.all_gather_object(lengths, n)
-    present = torch.arange(max(lengths))[:, None] < torch.tensor(lengths)
-    positions = torch.full(present.shape, -1)
-    positions[present] = torch.arange(int(present.sum()))
-    column = positions[:, dist.get_rank()]
-    return column[column >= 0]
+        return torch.arange(len(x), device=x.device)
+    return _own_rows(_row_counts(x)).to(x.device)
+
+
+def _gather_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the rows of all processes, and the positions of those of this process."""
+    counts = _row_counts(x)
+    padded = x.new_zeros(max(counts), *x.shape[1:])
+    padded[: len(x)] = x.detach()
+    gathered = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(gathered, padded)
+    present = torch.arange(len(padded))[:, None] < torch.tensor(counts)
+    return torch.stack(gathered, 1)[present.to(x.device)], _own_rows(counts).to(x.device)
+
+
+def _row_counts(x: Tensor) -> list[int]:
+    """Return the number of rows of each process, in the order of ranks."""
+    counts = [
+        torch.empty(1, dtype=torch.int64, device=x.device) for _ in range(dist.get_world_size())
+    ]
+    dist.all_gather(counts, torch.tensor([len(x)], device=x.device))
+    return torch.cat(counts).tolist()
+
+
+def _own_rows(counts: list[int]) -> Tensor:
+    """Return the positions of this process's rows, dealt out as `gather_rows` says."""
+    present = torch.arange(max(counts))[:, None] < torch.tensor(counts)
+    positions = present.flatten().cumsum(0).view_as(present) - 1
+    rank = dist.get_rank()
+    return positions[: counts[rank], rank]
 
 
 def total(x: Tensor) -> Tensor:

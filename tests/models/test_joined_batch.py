@@ -104,7 +104,7 @@ def rows_of(rank):
     joined = join_rows(x)
     (gradient,) = torch.autograd.grad((joined[:, 0] * torch.arange(len(joined))).sum(), x)
     return {
-        "own": own_rows(n),
+        "own": own_rows(x),
         "joined": joined.detach(),
         "gathered": gather_rows(x),
         "gradient": gradient,

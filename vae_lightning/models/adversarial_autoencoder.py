@@ -76,7 +76,7 @@ class AdversarialAutoencoder(VAE):
         log_likelihood = self.log_likelihood(x, draws.z, condition)
         z = self.to_device_dtype(draws.z[:, 0])
         joined = self.joined_prior_samples(len(x), condition, noise)
-        prior = joined[own_rows(len(x)).to(x.device)].detach().to(z.dtype)
+        prior = joined[own_rows(x)].detach().to(z.dtype)
         adversarial = softplus(-self.frozen_critic(_with(z, condition)).float())[:, 0]
         real = softplus(-self.critic(_with(prior, condition)).float())[:, 0]
         fake = softplus(self.critic(_with(z.detach(), condition)).float())[:, 0]

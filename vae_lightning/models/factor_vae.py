@@ -100,4 +100,4 @@ def permute_dimensions(z: Tensor, noise: Noise) -> Tensor:
     generator = noise.generator("permute")
     orders = [torch.randperm(len(joined), generator=generator) for _ in range(z.shape[1])]
     permuted = joined.gather(0, torch.stack(orders, 1).to(z.device))
-    return permuted[own_rows(len(z)).to(z.device)]
+    return permuted[own_rows(z)]
