@@ -16,7 +16,7 @@ from vae_lightning.functional import standard_normal_log_prob
 from vae_lightning.models.base import BaseVAE, Terms
 from vae_lightning.models.capabilities import Capability
 from vae_lightning.models.inference import Labels
-from vae_lightning.models.vae import VAE
+from vae_lightning.models.latent_variable_model import LatentVariableModel
 from vae_lightning.randomness import Noise
 
 IMAGE_SHAPE = (1, 8, 8)
@@ -297,7 +297,7 @@ def check_sampling(model: BaseVAE, label: int | None = None) -> None:
         model: A model with few latent dimensions that can sample and has a prior density.
         label: Class of all samples of a conditional model.
     """
-    assert isinstance(model, VAE)
+    assert isinstance(model, LatentVariableModel)
 
     def condition(n: int) -> Tensor | None:
         return model.encode_labels(label, n)

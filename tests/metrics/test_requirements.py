@@ -11,7 +11,7 @@ import vae_lightning
 from vae_lightning.figures import FIGURES, Figure, plotting
 from vae_lightning.metrics import METRICS, Metric
 from vae_lightning.models.base import BaseVAE
-from vae_lightning.models.vae import VAE
+from vae_lightning.models.latent_variable_model import LatentVariableModel
 from vae_lightning.training.module import LitVAE
 
 import lightning.pytorch as pl  # isort: skip
@@ -85,7 +85,7 @@ def test_metrics_apply_or_the_model_lacks_what_they_require(variant):
 def shapes_of(variant):
     """Models of a variant that a figure may ask for: with two latent dimensions, and with more."""
     yield build(variant)
-    if issubclass(variant, VAE):
+    if issubclass(variant, LatentVariableModel):
         try:
             yield build(variant, latent_dim=2)
         except TypeError:  # it computes the size of its latent itself

@@ -29,6 +29,7 @@ from vae_lightning.distributions.posteriors import GaussianPosterior, Posterior
 from vae_lightning.distributions.priors import Prior, StandardNormal
 from vae_lightning.models.base import BaseVAE
 from vae_lightning.models.capabilities import Capability, MissingCapabilityError
+from vae_lightning.models.latent_variable_model import LatentVariableModel
 from vae_lightning.models.loading import build as build_from_settings
 from vae_lightning.randomness import Noise
 
@@ -37,12 +38,12 @@ PAIRS = [pair for pair in itertools.product(PRIORS, POSTERIORS) if fits(*pair)]
 
 
 def chooses(variant):
-    """Whether prior and posterior of a variant can be chosen: it hands all options on to `VAE`."""
+    """Whether prior and posterior of a variant can be chosen: it hands all options on."""
     try:
         variant(image_shape=IMAGE_SHAPE, num_classes=NUM_CLASSES, latent_dim=4)
     except TypeError:  # it computes the size of its latent itself
         return False
-    return issubclass(variant, VAE)
+    return issubclass(variant, LatentVariableModel)
 
 
 VARIANTS = [cls for cls in implementations(BaseVAE) if chooses(cls)]

@@ -34,6 +34,7 @@ from vae_lightning.distributions.posteriors import REAL
 from vae_lightning.distributions.priors import StandardNormal
 from vae_lightning.models.base import BaseVAE
 from vae_lightning.models.capabilities import Capability, MissingCapabilityError
+from vae_lightning.models.latent_variable_model import LatentVariableModel
 from vae_lightning.models.loading import build as build_from_settings
 from vae_lightning.nets import ConvDecoder, ConvEncoder
 from vae_lightning.nets.quantizers import VectorQuantizer
@@ -533,7 +534,7 @@ def test_compiled_training_is_the_same(variant, blobs, tmp_path, monkeypatch):
 def settings_of_everything(variant):
     kwargs = {"image_shape": (1, 8, 8), "num_classes": 4}
     kwargs["likelihood"] = functools.partial(Gaussian, sigma=0.3)
-    if issubclass(variant, VAE):
+    if issubclass(variant, LatentVariableModel):
         kwargs["encoder"] = functools.partial(ConvEncoder, channels=(4, 8))
     return kwargs
 
@@ -640,5 +641,5 @@ def test_initialization_from_data_is_offered_to_every_variant(model, batch):
 
 
 def test_real_latents_say_so(model):
-    if isinstance(model, VAE) and model.has(Capability.CONTINUOUS_LATENT):
+    if isinstance(model, LatentVariableModel) and model.has(Capability.CONTINUOUS_LATENT):
         assert model.posterior_family.support == model.prior.support == REAL

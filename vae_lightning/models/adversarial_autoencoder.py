@@ -10,7 +10,7 @@ from vae_lightning.distributed import own_rows
 from vae_lightning.distributions.posteriors import DeterministicPosterior, Posterior
 from vae_lightning.functional import softplus
 from vae_lightning.models.base import Terms
-from vae_lightning.models.vae import VAE
+from vae_lightning.models.latent_variable_model import LatentVariableModel
 from vae_lightning.nets.base import concatenate
 from vae_lightning.nets.mlp import critic_mlp
 from vae_lightning.randomness import Noise
@@ -37,7 +37,7 @@ class AdversarialTerms(Terms):
         return super().unit(name) if name == "reconstruction" else "nats per decision"
 
 
-class AdversarialAutoencoder(VAE):
+class AdversarialAutoencoder(LatentVariableModel):
     """Autoencoder whose latents a critic cannot tell from draws of the prior.
 
     -log p(x|z) + adversarial_weight (-log D(z)), where the critic D is trained to tell draws of
@@ -48,14 +48,13 @@ class AdversarialAutoencoder(VAE):
         adversarial_weight: Weight of the adversarial term, in nats.
         critic_hidden: Sizes of the hidden layers of the critic.
         posterior: The family of q(z|x): deterministic or Gaussian.
-        **kwargs: See `VAE`.
+        **kwargs: See `LatentVariableModel`.
 
     Raises:
         ValueError: If ``adversarial_weight`` is negative.
     """
 
     critic: nn.Module
-    has_kl_term = False
 
     def __init__(
         self,
@@ -70,7 +69,7 @@ class AdversarialAutoencoder(VAE):
         self.adversarial_weight = adversarial_weight
         self.critic = critic_mlp(self.latent_dim + self.cond_features, critic_hidden)
 
-    def terms(self, x: Tensor, condition: Tensor | None, noise: Noise) -> AdversarialTerms:  # type: ignore[override]
+    def terms(self, x: Tensor, condition: Tensor | None, noise: Noise) -> AdversarialTerms:
         """See `BaseVAE.terms`; the critic sees the first draw of each image."""
         draws = self.posterior(x, condition).rsample(noise, self.num_samples)
         log_likelihood = self.log_likelihood(x, draws.z, condition)

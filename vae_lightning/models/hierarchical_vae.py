@@ -54,7 +54,7 @@ class HierarchicalVAE(VAE):
             )
         super().attach_prior()
 
-    _has_closed_form_kl = False
+    has_closed_form_kl = False
 
     def attach_prior(self) -> None:
         """Wait until the networks between z_1 and z_2 are there."""

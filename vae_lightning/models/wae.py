@@ -10,7 +10,7 @@ from torch import Tensor
 from vae_lightning.distributed import join_rows
 from vae_lightning.distributions.posteriors import DeterministicPosterior, Posterior
 from vae_lightning.models.base import Terms
-from vae_lightning.models.vae import VAE
+from vae_lightning.models.latent_variable_model import LatentVariableModel
 from vae_lightning.randomness import Noise
 
 Kernel = Literal["imq", "rbf"]
@@ -35,7 +35,7 @@ class WAETerms(Terms):
         return "squared MMD" if name == "mmd" else super().unit(name)
 
 
-class WAE(VAE):
+class WAE(LatentVariableModel):
     """Autoencoder whose latents, over a batch, are pulled to the prior by a kernel distance.
 
     -log p(x|z) + mmd_weight MMD^2(q(z), p(z)). With the default, deterministic encoder there is no
@@ -46,13 +46,11 @@ class WAE(VAE):
         kernel: ``imq`` (inverse multiquadratic, the paper's choice) or ``rbf`` (Gaussian), each
             summed over seven scales around the one that suits N(0, I).
         posterior: The family of q(z|x): deterministic or Gaussian.
-        **kwargs: See `VAE`.
+        **kwargs: See `LatentVariableModel`.
 
     Raises:
         ValueError: If ``mmd_weight`` is negative or the kernel is unknown.
     """
-
-    has_kl_term = False
 
     def __init__(
         self,
@@ -69,7 +67,7 @@ class WAE(VAE):
         self.mmd_weight = mmd_weight
         self.kernel: Kernel = kernel
 
-    def terms(self, x: Tensor, condition: Tensor | None, noise: Noise) -> WAETerms:  # type: ignore[override]
+    def terms(self, x: Tensor, condition: Tensor | None, noise: Noise) -> WAETerms:
         """See `BaseVAE.terms`."""
         draws = self.posterior(x, condition).rsample(noise, self.num_samples)
         log_likelihood = self.log_likelihood(x, draws.z, condition)
