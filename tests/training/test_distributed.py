@@ -39,6 +39,18 @@ RESIDUAL = [
     "--optimizer=SGD",
     "--optimizer.lr=1e-3",
 ]
+MLP = [
+    # Terms of the whole batch depend on its size: every batch has 32 images.
+    *("--data.train_size=96", "--data.val_size=32", "--data.test_size=32"),
+    "--model.encoder=MLPEncoder",
+    "--model.encoder.hidden=[16]",
+    "--model.decoder=MLPDecoder",
+    "--model.decoder.hidden=[16]",
+    # Adam shows the sign of gradients that are almost 0.
+    "--optimizer=SGD",
+    "--optimizer.lr=1e-4",
+]
+CRITIC = ["--model.critic_hidden=[16]", "--critic_optimizer=SGD", "--critic_optimizer.lr=0.1", *MLP]
 VARIANTS = {
     "vae": ["--model=VAE", *CONV],  # several updates in a call
     "accumulated": ["--model=VAE", "--trainer.accumulate_grad_batches=2", *CONV],
@@ -61,10 +73,18 @@ VARIANTS = {
     ],
     "vq_ema": RESIDUAL,
     "vq_gradient": [*RESIDUAL, "--model.quantizer.codebook_update=gradient"],
+    "vamp": ["--model=VAE", "--model.prior=VampPrior", "--model.prior.components=8", *MLP],
+    "iaf": ["--model=IWAE", "--model.posterior=IAFPosterior", "--model.prior=RealNVPPrior", *MLP],
+    "hierarchical": ["--model=HierarchicalVAE", "--model.hidden=[8]", *MLP],
+    "categorical": ["--model=CategoricalVAE", *MLP],
+    "tc": ["--model=BetaTCVAE", *MLP],
+    "factor": ["--model=FactorVAE", *CRITIC],
+    "wae": ["--model=WAE", *MLP],
+    "adversarial": ["--model=AdversarialAutoencoder", *CRITIC],
 }
 DDP = "--trainer.strategy=ddp"
 FSDP = '--trainer.strategy={"class_path": "two_processes.CPUFSDP"}'
-SHARDED = ["vae", "sigma", "vq_ema", "vq_gradient"]
+SHARDED = ["vae", "sigma", "vq_ema", "vq_gradient", "vamp", "iaf", "hierarchical", "tc"]
 FAST = ["--metrics.disentanglement.votes=8", "--metrics.log_likelihood.num_samples=10"]
 OWN_ENCODER = f"--model.encoder=two_processes.{BatchNormEncoder.__name__}"
 
