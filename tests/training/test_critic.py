@@ -308,6 +308,16 @@ def test_the_reported_loss_is_that_of_the_model(seventy, tmp_path):
         assert found["loss"] == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_critic_without_a_loss_is_refused():
+    class Half(VAE):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.critic = nn.Linear(self.latent_dim, 1)
+
+    with pytest.raises(ValueError, match="Half has a critic but no loss for it: define critic_obj"):
+        LitVAE(Half())
+
+
 def test_models_without_a_critic_take_no_optimizer_for_it():
     with pytest.raises(ValueError, match="no effect on a VAE, which has no critic"):
         LitVAE(VAE(), critic_optimizer=CRITIC)

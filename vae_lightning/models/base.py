@@ -98,7 +98,7 @@ class BaseVAE(GenerativeModel, Scheduled, ABC):
             terms: What `terms` returned. The critic's loss must see detached inputs; the model's
                 loss calls `frozen_critic`.
         """
-        raise MissingCriticError(f"{type(self).__name__} does not define critic_objective")
+        raise NotImplementedError(f"{type(self).__name__} does not define critic_objective")
 
     # What training uses
 
@@ -162,7 +162,3 @@ class BaseVAE(GenerativeModel, Scheduled, ABC):
 def _mark_initialized(module: Any, incompatible_keys: Any) -> None:
     """Note that weights were loaded, which `BaseVAE.init_from_data` must not replace."""
     module.initialized = True
-
-
-class MissingCriticError(NotImplementedError):
-    """A model has a critic but does not say how the critic is trained."""

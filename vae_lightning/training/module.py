@@ -81,6 +81,10 @@ class LitVAE(EvaluationModule):
                 f"critic_optimizer has no effect on a {type(model).__name__}, which has no critic: "
                 "leave it out"
             )
+        if model.critic is not None and type(model).critic_objective is BaseVAE.critic_objective:
+            raise ValueError(
+                f"{type(model).__name__} has a critic but no loss for it: define critic_objective"
+            )
         self.make_optimizer = optimizer
         self.make_lr_scheduler = lr_scheduler
         self.make_critic_optimizer = critic_optimizer or optimizer
