@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import vae_lightning
-from vae_lightning.figures import plotting
+from vae_lightning import plotting
 
 MODULES = sorted(
     module.name
@@ -54,7 +54,7 @@ def test_examples(name):
     ("name", "function"),
     [
         ("vae_lightning.functional", "softplus"),
-        ("vae_lightning.figures.plotting.images", "image_grid"),  # wrapped by a decorator
+        ("vae_lightning.plotting.images", "image_grid"),  # wrapped by a decorator
         ("vae_lightning.nets.quantizers", "kmeans"),
         ("vae_lightning.settings", "Configurable"),
     ],

@@ -15,7 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Lowest first; packages in one set may not import each other.
 LEVELS = [
     {""},
-    {"distributions", "nets"},
+    {"distributions", "nets", "plotting"},
     {"models"},
     {"training"},
     {"data"},

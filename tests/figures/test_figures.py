@@ -140,7 +140,7 @@ def test_only_the_first_process_draws(blobs, tmp_path, monkeypatch):
 
 
 def test_traversals_move_one_dimension_at_a_time_ordered_by_kl(monkeypatch, batch):
-    from vae_lightning.figures import plotting
+    from vae_lightning import plotting
 
     model = VAE(image_shape=(1, 8, 8), latent_dim=3)
     monkeypatch.setattr(
@@ -174,7 +174,7 @@ def test_traversals_of_another_prior_say_what_their_axis_is(batch):
 
 
 def test_manifold_has_z0_to_the_right_and_z1_upwards(monkeypatch):
-    from vae_lightning.figures import plotting
+    from vae_lightning import plotting
 
     model = VAE(image_shape=(1, 8, 8), latent_dim=2)
     # An image that shows z: its left half is z_0, its right half z_1.

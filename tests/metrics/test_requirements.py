@@ -8,7 +8,8 @@ import torch
 from contract_checks import build, implementations
 
 import vae_lightning
-from vae_lightning.figures import FIGURES, Figure, plotting
+from vae_lightning import plotting
+from vae_lightning.figures import FIGURES, Figure
 from vae_lightning.metrics import METRICS, Metric
 from vae_lightning.models.base import BaseVAE
 from vae_lightning.models.latent_variable_model import LatentVariableModel

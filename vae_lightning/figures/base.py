@@ -12,9 +12,9 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from PIL import Image
 from torch import Tensor
 
+from vae_lightning import plotting
 from vae_lightning.batch import Batch
 from vae_lightning.errors import writing
-from vae_lightning.figures import plotting
 from vae_lightning.models.base import BaseVAE
 from vae_lightning.models.capabilities import Capability
 from vae_lightning.training.fsdp import full_weights

@@ -6,7 +6,7 @@ import matplotlib.figure
 import torch
 from torch import Tensor
 
-from vae_lightning.figures import plotting
+from vae_lightning import plotting
 from vae_lightning.figures.base import Figure
 from vae_lightning.models.base import BaseVAE
 from vae_lightning.models.capabilities import Capability

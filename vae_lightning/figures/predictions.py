@@ -11,9 +11,9 @@ from numpy.lib.format import open_memmap
 from PIL import Image
 from torch import Tensor
 
+from vae_lightning import plotting
 from vae_lightning.batch import Batch
 from vae_lightning.errors import UserError
-from vae_lightning.figures import plotting
 
 
 class PredictionWriter(pl.Callback):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import matplotlib.figure
 from torch import Tensor
 
-from vae_lightning.figures import plotting
+from vae_lightning import plotting
 from vae_lightning.figures.base import Figure
 from vae_lightning.models.base import BaseVAE
 

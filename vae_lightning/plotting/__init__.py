@@ -10,17 +10,17 @@ by an integer factor and shown with one array element per pixel, which keeps the
 returns exactly the pixels that ``Figure.savefig`` writes.
 """
 
-from vae_lightning.figures.plotting.codes import code_maps, code_usage
-from vae_lightning.figures.plotting.components import principal_components
-from vae_lightning.figures.plotting.images import (
+from vae_lightning.plotting.codes import code_maps, code_usage
+from vae_lightning.plotting.components import principal_components
+from vae_lightning.plotting.images import (
     class_grid,
     image_grid,
     manifold,
     reconstructions,
     traversals,
 )
-from vae_lightning.figures.plotting.latents import latent_scatter
-from vae_lightning.figures.plotting.layout import to_array
+from vae_lightning.plotting.latents import latent_scatter
+from vae_lightning.plotting.layout import to_array
 
 __all__ = [
     "class_grid",

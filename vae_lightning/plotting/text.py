@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from vae_lightning.figures.plotting.style import DPI, MAX_LABEL, TEXT, to_points
+from vae_lightning.plotting.style import DPI, MAX_LABEL, TEXT, to_points
 
 
 @functools.cache

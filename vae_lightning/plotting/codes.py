@@ -9,9 +9,9 @@ from matplotlib.colors import hsv_to_rgb, to_rgb
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from vae_lightning.figures.plotting.checks import check_pair, check_tensor
-from vae_lightning.figures.plotting.layout import Axis, new_figure_with_ticks
-from vae_lightning.figures.plotting.style import (
+from vae_lightning.plotting.checks import check_pair, check_tensor
+from vae_lightning.plotting.layout import Axis, new_figure_with_ticks
+from vae_lightning.plotting.style import (
     CLASS_COLORS,
     FAINT,
     GRAY,
@@ -22,8 +22,8 @@ from vae_lightning.figures.plotting.style import (
     styled,
     to_points,
 )
-from vae_lightning.figures.plotting.text import nice_ticks, text_size
-from vae_lightning.figures.plotting.tiles import Scale, draw_wrapped_rows
+from vae_lightning.plotting.text import nice_ticks, text_size
+from vae_lightning.plotting.tiles import Scale, draw_wrapped_rows
 
 _WIDTH, _HEIGHT = 720, 340  # of the axes of `code_usage`, in pixels
 

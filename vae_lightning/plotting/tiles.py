@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional as F
 
-from vae_lightning.figures.plotting.layout import new_figure, show
-from vae_lightning.figures.plotting.style import (
+from vae_lightning.plotting.layout import new_figure, show
+from vae_lightning.plotting.style import (
     BLOCK_GAP,
     EDGE,
     GAP,
@@ -29,7 +29,7 @@ from vae_lightning.figures.plotting.style import (
     Pixels,
     to_points,
 )
-from vae_lightning.figures.plotting.text import max_width, printable, text_size, wrap_labels
+from vae_lightning.plotting.text import max_width, printable, text_size, wrap_labels
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 from torch import Tensor
 
-from vae_lightning.figures.plotting.checks import check_tensor
-from vae_lightning.figures.plotting.layout import Axis, new_figure_with_ticks
-from vae_lightning.figures.plotting.style import (
+from vae_lightning.plotting.checks import check_tensor
+from vae_lightning.plotting.layout import Axis, new_figure_with_ticks
+from vae_lightning.plotting.style import (
     CLASS_COLORS,
     DPI,
     FAINT,
@@ -30,7 +30,7 @@ from vae_lightning.figures.plotting.style import (
     styled,
     to_points,
 )
-from vae_lightning.figures.plotting.text import (
+from vae_lightning.plotting.text import (
     literal,
     max_width,
     nice_ticks,

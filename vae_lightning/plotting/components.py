@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from vae_lightning.figures.plotting.checks import check_tensor
+from vae_lightning.plotting.checks import check_tensor
 
 
 def principal_components(points: Tensor, k: int = 2) -> tuple[Tensor, Tensor]:

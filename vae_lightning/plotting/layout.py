@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from vae_lightning.figures.plotting.style import (
+from vae_lightning.plotting.style import (
     DPI,
     EDGE,
     GRAY,
@@ -19,7 +19,7 @@ from vae_lightning.figures.plotting.style import (
     Pixels,
     to_points,
 )
-from vae_lightning.figures.plotting.text import max_width, printable, text_size, wrap
+from vae_lightning.plotting.text import max_width, printable, text_size, wrap
 
 
 def new_figure(

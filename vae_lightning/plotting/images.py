@@ -8,22 +8,22 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from vae_lightning.figures.plotting.checks import (
+from vae_lightning.plotting.checks import (
     check_images,
     check_length,
     check_pair,
     check_values,
 )
-from vae_lightning.figures.plotting.layout import Axis, new_figure, new_figure_with_ticks, show
-from vae_lightning.figures.plotting.style import EDGE, GAP, MAX_HEIGHT, MAX_WIDTH, PAD, styled
-from vae_lightning.figures.plotting.text import (
+from vae_lightning.plotting.layout import Axis, new_figure, new_figure_with_ticks, show
+from vae_lightning.plotting.style import EDGE, GAP, MAX_HEIGHT, MAX_WIDTH, PAD, styled
+from vae_lightning.plotting.text import (
     literal,
     max_width,
     nice_ticks,
     number_labels,
     printable,
 )
-from vae_lightning.figures.plotting.tiles import (
+from vae_lightning.plotting.tiles import (
     Mosaic,
     Scale,
     draw_labeled_rows,
