@@ -253,8 +253,7 @@ def test_reported_mmd_is_the_mean_over_the_batches(blobs, tmp_path):
     tested = evaluate(wae, data, tmp_path)
     data.setup("test")
     values = []
-    for i in range(4):
-        raw = data.datasets["test"].__getitems__(range(16 * i, 16 * i + 16))
+    for i, raw in enumerate(data.test_dataloader()):
         with torch.no_grad():
             z = wae.encoder(raw.x / 255)
         prior = torch.randn(

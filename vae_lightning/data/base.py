@@ -101,7 +101,8 @@ class ShardSampler(DistributedSampler[Any]):
 
     For training, the order is a function of the seed and the epoch, and images that do not divide
     evenly are left out of the epoch, because all processes must take the same number of steps. For
-    evaluation, every image is seen exactly once (the base class repeats images instead).
+    evaluation, it is a function of the seed, and every image is seen exactly once (the base class
+    repeats images instead).
 
     Args:
         dataset: A sized data set.
@@ -129,7 +130,9 @@ class ShardSampler(DistributedSampler[Any]):
             generator = randomness.generator(self.seed, "shuffle", self.epoch)
             order = torch.randperm(len(self.dataset), generator=generator)  # type: ignore[arg-type]
         else:
-            order = torch.arange(self.images)
+            # Data are often sorted by class: the first images, which figures show, must not be.
+            generator = randomness.generator(self.seed, "evaluation order")
+            order = torch.randperm(self.images, generator=generator)
         epoch, seen = self.done
         own = order[self.rank : self.images : self.num_replicas]
         left = own[seen if epoch == self.epoch else 0 :]
@@ -342,21 +345,22 @@ class ImageData(Configurable, pl.LightningDataModule, ABC):
         return self._loader("train", shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Return the loader of the validation split, in order."""
+        """Return the loader of the validation split, in a fixed random order."""
         return self._loader("val")
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """Return the loader of the test split, in order."""
+        """Return the loader of the test split, in a fixed random order."""
         return self._loader("test")
 
     def predict_dataloader(self) -> DataLoader[Batch]:
-        """Return the loader of ``predict_split``, in order."""
+        """Return the loader of ``predict_split``, in a fixed random order."""
         return self._loader(self.predict_split)
 
     def _loader(self, split: Split, shuffle: bool = False) -> DataLoader[Batch]:
         dataset = self.datasets[split]
         size, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        sampler = ShardSampler(dataset, size, rank, shuffle, self.order_seed)
+        seed = self.order_seed if shuffle else self.split_seed
+        sampler = ShardSampler(dataset, size, rank, shuffle, seed)
         if len(dataset) < size:  # type: ignore[arg-type]
             raise UserError(
                 f"the {split} split has fewer images than there are processes ({size}): "

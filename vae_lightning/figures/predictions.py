@@ -11,7 +11,7 @@ from numpy.lib.format import open_memmap
 from PIL import Image
 from torch import Tensor
 
-from vae_lightning import plotting
+from vae_lightning import plotting, randomness
 from vae_lightning.batch import Batch
 from vae_lightning.errors import UserError
 
@@ -21,7 +21,7 @@ class PredictionWriter(pl.Callback):
 
     Files have one row per image in the order of the split. With several processes, each writes its
     rows into the shared files. ``original``, ``index`` and, with labels, ``label`` are added, and a
-    picture of the first images above their reconstructions. Everything is written to
+    picture of some images above their reconstructions. Everything is written to
     ``FOLDER.partial``, which is renamed to ``FOLDER`` when it is complete.
 
     Args:
@@ -88,14 +88,16 @@ class PredictionWriter(pl.Callback):
         trainer.strategy.barrier()
         if trainer.is_global_zero:
             self._drop_missing_rows()
-            first = {
-                name: torch.tensor(
-                    np.load(self.partial / f"{name}.npy", "r", allow_pickle=False)[: self.images]
-                )
+            arrays = {
+                name: np.load(self.partial / f"{name}.npy", "r", allow_pickle=False)
                 for name in ("original", "reconstruction")
             }
+            n = len(arrays["original"])
+            shown = randomness.choose(n, min(n, self.images), 0, "pictures").sort().values.numpy()
             figure = plotting.reconstructions(
-                first["original"], first["reconstruction"], title="Originals and reconstructions"
+                torch.tensor(arrays["original"][shown]),
+                torch.tensor(arrays["reconstruction"][shown]),
+                title="Originals and reconstructions",
             )
             Image.fromarray(plotting.to_array(figure)).save(self.partial / "reconstructions.png")
             shutil.rmtree(self.folder, ignore_errors=True)
