@@ -1,7 +1,15 @@
-"""Text files that other processes may read or write, or that a kill may interrupt."""
+"""Paths that users give, and text files that other processes may read, or a kill interrupt."""
 
 import os
 from pathlib import Path
+
+
+def expand(path: str | Path) -> Path:
+    """Return a path in which ``~`` is replaced by the home folder, as shells do.
+
+    Shells do not where a path is in a file, in an environment variable, or after ``=``.
+    """
+    return Path(path).expanduser()
 
 
 def atomic_write_text(path: Path, text: str) -> None:

@@ -44,13 +44,6 @@ def test_sub_folders_are_classes(classes):
     assert (red > 100).equal(images.y == 1)
 
 
-def test_images_beside_sub_folders_have_no_classes(classes):
-    paint(classes / "extra.png", (0, 0, 0))
-    data = load(classes)
-    assert data.num_classes == 0
-    assert data.datasets["train"].images.y is None
-
-
 def test_gray(classes):
     data = load(classes, color="gray")
     assert data.image_shape == (1, 8, 8)

@@ -53,4 +53,6 @@ def _quiet() -> Iterator[None]:
             "The `srun` command is available",  # on every machine of a cluster, outside a job
         ):
             warnings.filterwarnings("ignore", message)
+        # About damaged metadata of images, which decide over nothing.
+        warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")
         yield

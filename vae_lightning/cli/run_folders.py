@@ -21,7 +21,10 @@ LOCK_TIMEOUT = 8.0
 
 Its workers that load images notice within five seconds that it is gone."""
 
-_WRITTEN_BEFORE_TRAINING = {"config.yaml", NOTES}
+LEFT_OUT = "left_out.txt"
+"""File in a run's folder: files of the data set that are not used, with the reasons."""
+
+_WRITTEN_BEFORE_TRAINING = {"config.yaml", NOTES, LEFT_OUT}
 
 
 @dataclass

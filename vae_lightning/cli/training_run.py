@@ -11,7 +11,9 @@ import lightning.pytorch as pl
 
 from vae_lightning.cli import allowed_classes, report, run_folders
 from vae_lightning.cli.run_folders import RunFolder, short
-from vae_lightning.errors import NonFinite, UserError
+from vae_lightning.data import ImageData
+from vae_lightning.errors import NonFinite, UserError, writing
+from vae_lightning.files import atomic_write_text
 from vae_lightning.training import cpu, slurm
 from vae_lightning.training.best_checkpoint import BestCheckpoint
 from vae_lightning.training.checkpoint_io import check_disk_space
@@ -47,7 +49,7 @@ class TrainingRun:
             SystemExit: If it is stopped by a signal.
         """
         started = time.monotonic()
-        self._announce(step)
+        self._announce(step, kwargs.get("datamodule"))
         cpu.tune_process()
         try:
             with self._locked_folder(), self._attributed_to(kwargs.get("ckpt_path")):
@@ -64,7 +66,7 @@ class TrainingRun:
             LISTENER.stop()
         self._summarize(time.monotonic() - started)
 
-    def _announce(self, step: int | None) -> None:
+    def _announce(self, step: int | None, data: object) -> None:
         if not self.trainer.is_global_zero:
             return
         parameters = self.module.model.parameters()
@@ -72,6 +74,22 @@ class TrainingRun:
         name = type(self.module.model).__name__
         begun = "Training" if step is None else f"Continuing from step {step}:"
         print(f"{begun} {name}, {size:,} parameters; everything goes to {self.folder.path}")
+        if isinstance(data, ImageData):
+            print(f"Data: {type(data).__name__}, {data.summary()}{self._note_left_out(data)}")
+
+    def _note_left_out(self, data: ImageData) -> str:
+        """List the files of a data set that are not used, and say where the list is."""
+        if not data.left_out:
+            return ""
+        n = len(data.left_out)
+        files = "file" if n == 1 else "files"
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return f"; {n} {files} left out"
+        path = self.folder.path / run_folders.LEFT_OUT
+        lines = [f"{name}: {reason}\n" for name, reason in data.left_out]
+        with writing(path):
+            atomic_write_text(path, "".join(lines))
+        return f"; {n} {files} left out (listed in {short(path)})"
 
     @contextlib.contextmanager
     def _locked_folder(self) -> Iterator[None]:

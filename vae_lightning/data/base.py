@@ -1,9 +1,11 @@
 """Base class of the data modules: splits, preprocessing, sharding and in-memory batches."""
 
 import itertools
+import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import lightning.pytorch as pl
@@ -14,12 +16,15 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from vae_lightning import randomness
 from vae_lightning.batch import Batch
 from vae_lightning.errors import UserError
+from vae_lightning.files import expand
 from vae_lightning.nets import ImageShape
 from vae_lightning.settings import Configurable
 from vae_lightning.training import compat
 
 Split = Literal["train", "val", "test"]
 Binarization = Literal["none", "threshold", "dynamic"]
+
+_SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 class Images(NamedTuple):
@@ -220,6 +225,10 @@ class ImageData(Configurable, pl.LightningDataModule, ABC):
     """
 
     class_names: Sequence[str] | None = None
+    left_out: Sequence[tuple[str, str]] = ()
+    """Files that are not used, with the reasons."""
+    remarks: Sequence[str] = ()
+    """What else a user may not expect of the data."""
 
     CHANGEABLE: ClassVar[frozenset[str]] = frozenset(
         {"root", "num_workers", "memory_limit", "predict_split"}
@@ -276,6 +285,20 @@ class ImageData(Configurable, pl.LightningDataModule, ABC):
     def num_train(self) -> int:
         """Number of images that a model is trained on."""
         return self.split_size("train") + (self.split_size("val") if self.train_on_val else 0)
+
+    def summary(self) -> str:
+        """Return a sentence about what was found, such as ``40 images, 32x32 RGB``."""
+        sizes = {split: self.split_size(split) for split in _SPLITS}
+        channels, height, width = self.image_shape
+        color = {1: "gray", 3: "RGB"}.get(channels, f"with {channels} channels")
+        shares = ", ".join(f"{size:,} {split}" for split, size in sizes.items())
+        text = f"{sum(sizes.values()):,} images ({shares}), {height}x{width} {color}"
+        if self.num_classes:
+            names = [str(name) for name in self.class_names or range(self.num_classes)]
+            shown = [*names[:5], "..."] if len(names) > 6 else names
+            classes = "class" if len(names) == 1 else "classes"
+            text += f", in {len(names)} {classes} ({', '.join(shown)})"
+        return "; ".join([text, *self.remarks])
 
     @abstractmethod
     def load(self, split: Split) -> Dataset[Batch]:
@@ -432,6 +455,11 @@ class ImageData(Configurable, pl.LightningDataModule, ABC):
                 "'order_seed'; use another one"
             )
         self.order_seed = seed
+
+
+def data_root(root: str | None) -> Path:
+    """Return the folder of data sets: as given, else as ``VAE_DATA_ROOT`` says, else ``data``."""
+    return expand(root or os.environ.get("VAE_DATA_ROOT") or "data")
 
 
 def split_indices(n: int, val_size: int, seed: int) -> tuple[Tensor, Tensor]:

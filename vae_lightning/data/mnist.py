@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vae_lightning.batch import Batch
-from vae_lightning.data.base import ImageData, Images, InMemory, Split, split_indices
+from vae_lightning.data.base import ImageData, Images, InMemory, Split, data_root, split_indices
 from vae_lightning.errors import UserError
 from vae_lightning.nets import ImageShape
 
@@ -53,7 +53,7 @@ class MNIST(ImageData):
 
     def __init__(self, root: str | None = None, val_size: int = 5000, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.root = Path(root or os.environ.get("VAE_DATA_ROOT") or "data")
+        self.root = data_root(root)
         self.val_size = val_size
 
     @property

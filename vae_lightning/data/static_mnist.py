@@ -10,10 +10,8 @@ References:
 import gzip
 import hashlib
 import http.client
-import os
 import urllib.request
 import zlib
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vae_lightning.batch import Batch
-from vae_lightning.data.base import ImageData, Images, InMemory, Split
+from vae_lightning.data.base import ImageData, Images, InMemory, Split, data_root
 from vae_lightning.data.cache import cached
 from vae_lightning.errors import UserError
 from vae_lightning.nets import ImageShape
@@ -78,7 +76,7 @@ class StaticMNIST(ImageData):
 
     def __init__(self, root: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.root = Path(root or os.environ.get("VAE_DATA_ROOT") or "data")
+        self.root = data_root(root)
         self._packed: dict[str, Tensor] = {}
 
     def split_size(self, split: Split) -> int:
