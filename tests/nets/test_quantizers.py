@@ -148,3 +148,49 @@ def test_precision_does_not_matter():
 def test_bad_arguments(kwargs):
     with pytest.raises(ValueError, match=f"VectorQuantizer: .*{next(iter(kwargs))}"):
         quantizer(**kwargs)
+
+
+def test_a_code_that_nobody_uses_stays_where_it_is():
+    quantizer = VectorQuantizer(2, 2, codebook_init="uniform", decay=0.9, dead_code_threshold=0)
+    codes = torch.tensor([[0.0, 0.0], [12.0, -6.0]])
+    quantizer.codebook.data.copy_(codes)
+    quantizer.sums.data.copy_(codes)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(2000):
+        quantizer(torch.randn(4, 2, 1, 1, generator=generator))
+    assert quantizer.usage[1] < 1e-30
+    assert quantizer.codebook[1].equal(codes[1])
+    for _ in range(5):  # once it is used, it moves at once
+        quantizer(torch.tensor([11.0, -5.0]).view(1, 2, 1, 1))
+    torch.testing.assert_close(quantizer.codebook[1], torch.tensor([11.0, -5.0]))
+
+
+@pytest.mark.parametrize("offset", [0.0, 100.0, 1000.0, -1000.0])
+def test_nearest_codes_far_from_the_origin(offset):
+    generator = torch.Generator().manual_seed(0)
+    codes = (torch.randn(64, 8, generator=generator) + offset).double()
+    vectors = (torch.randn(1000, 8, generator=generator) + offset).double()
+    quantizer = VectorQuantizer(8, 64)
+    quantizer.codebook.data.copy_(codes)
+    exact = (vectors.float().double()[:, None] - quantizer.codebook.double()).square().sum(2)
+    found = quantizer.nearest(vectors.float())
+    assert (found == exact.argmin(1)).float().mean() > 0.999
+    centers = kmeans(vectors.float(), codes.float(), iterations=1)
+    own = [vectors[exact.argmin(1) == k].mean(0) for k in range(64)]
+    wrong = [k for k, mean in enumerate(own) if not centers[k].double().allclose(mean, atol=1e-3)]
+    assert len(wrong) <= 2
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_codebook_and_averages_stay_in_float32(dtype):
+    quantizer = VectorQuantizer(4, 8, codebook_init="data", decay=0.99)
+    reference = VectorQuantizer(4, 8, codebook_init="data", decay=0.99)
+    quantizer.to(dtype)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(50):
+        z = torch.randn(16, 4, 2, 2, generator=generator)
+        reference(z)
+        quantizer(z)
+    assert quantizer.codebook.dtype == quantizer.usage.dtype == torch.float32
+    assert quantizer.codebook.equal(reference.codebook)
+    assert quantizer.to("meta").codebook.is_meta

@@ -5,7 +5,8 @@ References:
     https://arxiv.org/abs/1711.00937 (the loss: equation 3; the moving average: appendix A.1)
 """
 
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import Literal, NamedTuple, Self
 
 import torch
 import torch.distributed as dist
@@ -36,7 +37,8 @@ class Quantized(NamedTuple):
 class VectorQuantizer(nn.Module):
     """Replace each vector by the nearest entry of a learned codebook.
 
-    All state is stored in parameters, with ``requires_grad=False`` for statistics: unlike buffers,
+    The codebook and its statistics stay in float32 when a model is converted to another type. All
+    state is stored in parameters, with ``requires_grad=False`` for statistics: unlike buffers,
     parameters are not broadcast at every step of data-parallel training. With several processes the
     statistics are those of the vectors of all processes, so all have the same codebook.
 
@@ -96,6 +98,15 @@ class VectorQuantizer(nn.Module):
         # Number of training batches; saved, because the codebook is initialized only once.
         self.step = nn.Parameter(torch.zeros((), dtype=torch.int64), requires_grad=False)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Keep the codebook in float32: moving averages would drift in half precision."""
+
+        def keep_dtype(x: Tensor) -> Tensor:
+            changed = fn(x)
+            return changed if changed.dtype == x.dtype else x.to(changed.device)
+
+        return super()._apply(keep_dtype, recurse)
+
     def forward(self, z_e: Tensor) -> Quantized:
         """Quantize a map of vectors and, in training mode, update the codebook.
 
@@ -122,14 +133,11 @@ class VectorQuantizer(nn.Module):
     def nearest(self, vectors: Tensor) -> Tensor:
         """Return the index of the nearest code of each vector, (..., D) -> (...), int64."""
         flat = vectors.detach().float().flatten(0, -2)
-        # ||v - e||^2 without ||v||^2, which is the same for all codes.
-        codes = self.codebook.detach().float()
-        distances = torch.addmm(codes.square().sum(1), flat, codes.t(), alpha=-2)
-        return distances.argmin(1).view(vectors.shape[:-1])
+        return _nearest(flat, self.codebook.detach()).view(vectors.shape[:-1])
 
     def lookup(self, indices: Tensor) -> Tensor:
         """Return the codes at ``indices``, (B, h, w) -> (B, D, h, w), with gradients."""
-        return nn.functional.embedding(indices, self.codebook.float()).movedim(-1, 1)
+        return nn.functional.embedding(indices, self.codebook).movedim(-1, 1)
 
     @torch.no_grad()
     def _start(self, vectors: Tensor) -> None:
@@ -150,17 +158,18 @@ class VectorQuantizer(nn.Module):
         counts, sums = _assigned(flat, indices.flatten(), self.codebook_size)
         counts, sums = total(counts), total(sums)
         equal_share = counts.sum() / self.codebook_size
-        self.usage.lerp_((counts / equal_share).to(self.usage.dtype), 1 - self.decay)
+        self.usage.lerp_(counts / equal_share, 1 - self.decay)
         if self.codebook_update == "ema":
-            self.sums.lerp_((sums / equal_share).to(self.sums.dtype), 1 - self.decay)
-            # The lower bound only prevents 0 / 0 if dead codes are not replaced.
-            self.codebook.copy_(self.sums / self.usage.clamp(min=1e-6)[:, None])
+            self.sums.lerp_(sums / equal_share, 1 - self.decay)
+            # Codes that were not used stay where they are: both averages fade to 0.
+            average = self.sums / self.usage[:, None]
+            self.codebook.copy_(torch.where(counts[:, None] > 0, average, self.codebook))
         self.step.add_(1)
         # The averages start at 1, so no code is dead in the first batches.
         dead = self.usage < self.dead_code_threshold
         if self.dead_code_threshold and dead.any():
             flat = gather_rows(vectors).flatten(0, -2)
-            self.codebook[dead] = self._choose(flat, int(dead.sum())).to(self.codebook.dtype)
+            self.codebook[dead] = self._choose(flat, int(dead.sum()))
             self.usage[dead] = 1.0
             self.sums[dead] = self.codebook[dead]
 
@@ -186,9 +195,19 @@ def kmeans(vectors: Tensor, centers: Tensor, iterations: int = 10) -> Tensor:
         [[1.0], [9.0]]
     """
     for _ in range(iterations):
-        counts, sums = _assigned(vectors, torch.cdist(vectors, centers).argmin(1), len(centers))
+        counts, sums = _assigned(vectors, _nearest(vectors, centers), len(centers))
         centers = torch.where(counts[:, None] > 0, sums / counts[:, None].clamp(min=1), centers)
     return centers
+
+
+def _nearest(vectors: Tensor, codes: Tensor) -> Tensor:
+    """Return the index of the nearest code (K, D) of each vector (N, D), int64, (N,)."""
+    # ||v - e||^2 without ||v||^2, which is the same for all codes. The products would cancel what
+    # distinguishes codes that are far from the origin.
+    center = codes.mean(0)
+    codes = codes - center
+    distances = torch.addmm(codes.square().sum(1), vectors - center, codes.t(), alpha=-2)
+    return distances.argmin(1)
 
 
 def _assigned(vectors: Tensor, indices: Tensor, codes: int) -> tuple[Tensor, Tensor]:
