@@ -7,6 +7,7 @@ from torch.distributions import Normal, kl_divergence
 from vae_lightning.functional import (
     log_mean_exp,
     perplexity,
+    soft_clamp,
     softplus,
     standard_normal_kl,
 )
@@ -60,3 +61,14 @@ def test_gradient_of_softplus_is_the_sigmoid():
     weight = torch.linspace(1, 2, 61, dtype=torch.float64)
     (softplus(x) * weight).sum().backward()
     torch.testing.assert_close(x.grad, weight * torch.sigmoid(x.detach()))
+
+
+def test_soft_clamp_is_the_identity_inside_and_bounded_outside():
+    x = torch.linspace(-30, 30, 1001)
+    assert soft_clamp(x).equal(x)
+    far = torch.tensor([-1e30, -200.0, -31.0, 31.0, 88.0, 200.0, 1e30], dtype=torch.float64)
+    bounded = soft_clamp(far)
+    assert bounded.diff().ge(0).all()
+    assert bounded.abs().max() <= 40
+    x = torch.tensor([-50.0, -29.0, 31.0, 100.0], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(soft_clamp, (x,))

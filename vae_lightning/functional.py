@@ -46,6 +46,19 @@ def standard_normal_log_prob(z: Tensor) -> Tensor:
     return -0.5 * (z.square().sum(-1) + z.shape[-1] * math.log(2 * math.pi))
 
 
+def soft_clamp(x: Tensor, linear: float = 30.0, most: float = 40.0) -> Tensor:
+    """Bound values smoothly to [-most, most], and leave those in [-linear, linear] as they are.
+
+    Logarithms of variances are bounded by it, so that no exponential overflows.
+
+    Example:
+        >>> soft_clamp(torch.tensor([-1000.0, 5.0, 35.0]))
+        tensor([-40.0000,   5.0000,  34.6212])
+    """
+    inside = x.clamp(-linear, linear)
+    return inside + (most - linear) * ((x - inside) / (most - linear)).tanh()
+
+
 class _Softplus(torch.autograd.Function):
     """`softplus` with a backward pass that only needs the input."""
 

@@ -332,3 +332,26 @@ def test_discretized_logistic_scales_stay_above_the_smallest():
         # A bound far below leaves a log-scale as it is.
         expected = DiscretizedLogistic(-1e3).log_prob(bound, x)
         torch.testing.assert_close(DiscretizedLogistic(smallest).log_prob(params, x), expected)
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-3, 0.09, 0.11, 50.0, 1e4, 1e30])
+@pytest.mark.parametrize("sign", [-1, 1])
+@pytest.mark.parametrize("cls", [Bernoulli, ContinuousBernoulli, Gaussian, DiscretizedLogistic])
+def test_gradients_are_finite_for_any_parameter(cls, size, sign):
+    likelihood = cls()
+    limited = min(size, 1e15) if cls in (Gaussian, DiscretizedLogistic) else size
+    params = torch.full((1, likelihood.n_params, 2, 2), sign * limited, requires_grad=True)
+    x = torch.tensor([0.0, 0.3, 0.7, 1.0]).view(1, 1, 2, 2)
+    value = likelihood.log_prob(params, x) + likelihood.mean(params).sum()
+    value.sum().backward()
+    assert params.grad.isfinite().all()
+
+
+def test_a_learned_sigma_is_bounded():
+    likelihood = Gaussian(learn_sigma=True)
+    likelihood.log_sigma.data.fill_(-1e4)
+    x = torch.zeros(1, 1, 2, 2)
+    value = likelihood.log_prob(x, x)
+    value.sum().backward()
+    assert value.isfinite().all()
+    assert likelihood.log_sigma.grad.isfinite()

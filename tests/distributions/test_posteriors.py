@@ -128,3 +128,23 @@ def test_a_deterministic_posterior_has_one_latent_and_no_density():
     draws.z.sum().backward()
     assert features.grad.equal(torch.full((4, 3), 5.0))
     assert StandardNormal(3).kl(family(features)) is None
+
+
+@pytest.mark.parametrize("log_var", [-1e30, -200.0, -28.0, 88.0, 200.0, 1e30])
+def test_extreme_variances_stay_finite(log_var):
+    features = torch.tensor([[0.5, log_var]], requires_grad=True)
+    q = GaussianPosterior(1)(features)
+    draws = q.rsample(Noise(torch.arange(1), "test"), 50)
+    kl = StandardNormal(1).kl(q)
+    total = kl.sum() + draws.z.mean() + draws.log_prob.mean()
+    total.backward()
+    assert total.isfinite()
+    assert features.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("log_var", [-28.0, -10.0, 3.0])
+def test_log_density_is_that_of_the_noise(log_var):
+    q = DiagonalGaussian(torch.full((1, 4), 3.0), torch.full((1, 4), log_var))
+    epsilon = torch.randn(1, 1000, 4)
+    exact = Normal(0.0, 1.0).log_prob(epsilon.double()).sum(2) - 2 * log_var
+    torch.testing.assert_close(q.draws_at(epsilon).log_prob.double(), exact, rtol=1e-6, atol=1e-5)

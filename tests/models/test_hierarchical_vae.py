@@ -10,7 +10,9 @@ from torch.distributions import Bernoulli, Independent, Normal
 
 from vae_lightning import IWAE, HierarchicalVAE
 from vae_lightning.distributions.mixture_prior import MixtureOfGaussians
+from vae_lightning.distributions.posteriors import DiagonalGaussian
 from vae_lightning.models.capabilities import Capability, MissingCapabilityError
+from vae_lightning.models.hierarchical_vae import TwoLayerPosterior
 from vae_lightning.nets import MLPDecoder, MLPEncoder
 from vae_lightning.randomness import Noise
 
@@ -233,3 +235,18 @@ def test_is_trained_with_importance_weights():
 def test_top_dim_must_be_positive():
     with pytest.raises(ValueError, match="top_dim must be positive, got 0"):
         HierarchicalVAE(top_dim=0)
+
+
+def test_density_of_the_top_layer_is_that_of_its_noise():
+    """Where its variance is small, draws are rounded, and their density would lose digits."""
+    net = nn.Linear(2, 6)
+    nn.init.zeros_(net.weight)
+    net.bias.data = torch.tensor([3.0, 3.0, 3.0, -28.0, -28.0, -28.0])
+    first = DiagonalGaussian(torch.zeros(4, 2), torch.zeros(4, 2))
+    draws = TwoLayerPosterior(first, net).rsample(Noise(torch.arange(4), "test"), 5)
+    noise = Noise(torch.arange(4), "test")
+    below = first.rsample(noise, 5)
+    epsilon = noise.normal(15).view(4, 5, 3)
+    exact = Normal(0.0, 1.0).log_prob(epsilon.double()).sum(2) + 3 * 14
+    found = (draws.log_prob - below.log_prob).double()
+    torch.testing.assert_close(found, exact, rtol=1e-6, atol=1e-5)

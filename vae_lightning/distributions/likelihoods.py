@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from vae_lightning.functional import softplus
+from vae_lightning.functional import soft_clamp, softplus
 
 
 class Likelihood(nn.Module, ABC):
@@ -147,9 +147,10 @@ class ContinuousBernoulli(Likelihood):
         # log (e^l - 1) / l = l / 2 + an even function of l, which needs its series near 0.
         small = logits.abs() < 0.1
         size = torch.where(small, 1.0, logits.abs())
+        near = torch.where(small, logits, 0.0)  # no branch overflows, for the sake of gradients
         even = torch.where(
             small,
-            logits.square() / 24 - logits.pow(4) / 2880,
+            near.square() / 24 - near.pow(4) / 2880,
             size / 2 + (-torch.expm1(-size) / size).log(),
         )
         return _sum(logits * (x.float() - 0.5) - even)
@@ -158,9 +159,12 @@ class ContinuousBernoulli(Likelihood):
         """See `Likelihood.mean`."""
         logits = params.float()
         small = logits.abs() < 0.1
-        safe = torch.where(small, 1.0, logits)
-        series = 0.5 + logits / 12 - logits**3 / 720
-        return torch.where(small, series, 1 / -torch.expm1(-safe) - 1 / safe).clamp(0, 1)
+        near = torch.where(small, logits, 0.0)
+        series = 0.5 + near / 12 - near**3 / 720
+        # The mean for -|l|; that for |l| is 1 minus it.
+        size = torch.where(small, 1.0, logits.abs())
+        low = 1 / size - (-size).exp() / -torch.expm1(-size)
+        return torch.where(small, series, torch.where(logits > 0, 1 - low, low)).clamp(0, 1)
 
     def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """See `Likelihood.sample`; computed by the inverse of the distribution function."""
@@ -195,7 +199,7 @@ class Gaussian(Likelihood):
     Args:
         sigma: Standard deviation on the scale of pixels in [0, 1].
         learn_sigma: Whether sigma is a learned parameter, shared by all pixels and initialized to
-            ``sigma``.
+            ``sigma``. Its logarithm is bounded smoothly to +-40, which no pixels need.
 
     Attributes:
         log_sigma: Logarithm of the standard deviation; a parameter if it is learned.
@@ -231,7 +235,7 @@ class Gaussian(Likelihood):
         error = _sum((x.float() - params.float()).square())
         log_sigma: float | Tensor = self.log_sigma
         if isinstance(log_sigma, Tensor):
-            log_sigma = log_sigma.float()
+            log_sigma = soft_clamp(log_sigma.float())
             precision: float | Tensor = (-2 * log_sigma).exp()
         else:
             precision = math.exp(-2 * log_sigma)

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from vae_lightning.functional import standard_normal_kl, standard_normal_log_prob
+from vae_lightning.functional import soft_clamp, standard_normal_kl, standard_normal_log_prob
 from vae_lightning.randomness import Noise
 
 REAL = "real vectors"
@@ -110,7 +110,7 @@ class DiagonalGaussian(LatentDistribution):
 
     Args:
         mu: Means, (B, L).
-        log_var: Logarithms of the variances, (B, L).
+        log_var: Logarithms of the variances, (B, L); beyond +-30, bounded smoothly to +-40.
 
     References:
         Kingma and Welling (2014), section 2.4, https://arxiv.org/abs/1312.6114
@@ -124,7 +124,7 @@ class DiagonalGaussian(LatentDistribution):
 
     def __init__(self, mu: Tensor, log_var: Tensor) -> None:
         self.mu = mu
-        self.log_var = log_var
+        self.log_var = soft_clamp(log_var)
 
     @property
     def mean(self) -> Tensor:
@@ -134,7 +134,10 @@ class DiagonalGaussian(LatentDistribution):
     def rsample(self, noise: Noise, n: int = 1, first: int = 0) -> Draws:
         """Draw z = mu + sigma * epsilon; see `LatentDistribution.rsample`."""
         size = self.mu.shape[1]
-        epsilon = noise.normal(n * size, first * size).view(-1, n, size)
+        return self.draws_at(noise.normal(n * size, first * size).view(-1, n, size))
+
+    def draws_at(self, epsilon: Tensor) -> Draws:
+        """Return the draws mu + sigma * epsilon for standard normal noise, (B, n, L)."""
         z = torch.addcmul(self.mu[:, None], (0.5 * self.log_var).exp()[:, None], epsilon)
         # From epsilon itself: (z - mu) / sigma loses digits where sigma is small.
         return Draws(z, lambda: self._log_prob(epsilon))

@@ -95,7 +95,7 @@ class HierarchicalVAE(VAE):
         z_2 = self.prior.sample(n, condition, generator).to(self.device)
         given = _gaussian(self.generative_net, z_2)
         epsilon = torch.randn(n, self.latent_dim, generator=generator).to(self.device)
-        return given.mu + (0.5 * given.log_var).exp() * epsilon, z_2
+        return given.draws_at(epsilon[:, None]).z[:, 0], z_2
 
 
 class TwoLayerPosterior(LatentDistribution):
@@ -121,13 +121,12 @@ class TwoLayerPosterior(LatentDistribution):
         top = _gaussian(self.net, below.z.flatten(0, 1))
         size = top.mu.shape[1]
         epsilon = noise.normal(n * size, first * size).view(-1, n, size)
-        z_2 = (top.mu + (0.5 * top.log_var).exp() * epsilon.flatten(0, 1)).view_as(epsilon)
+        drawn = top.draws_at(epsilon.flatten(0, 1)[:, None])
 
         def log_prob() -> Tensor:
-            of_top = top.log_prob(z_2.flatten(0, 1)[:, None])
-            return below.log_prob + of_top.view(below.log_prob.shape)
+            return below.log_prob + drawn.log_prob.view(below.log_prob.shape)
 
-        return Draws((below.z, z_2), log_prob)
+        return Draws((below.z, drawn.z.view_as(epsilon)), log_prob)
 
     def parameters(self) -> dict[str, Tensor]:
         """Return the parameters of q(z_1|x), and ``z_2``, the mean given the mean of z_1."""
