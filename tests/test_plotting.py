@@ -616,3 +616,36 @@ def test_points_with_nan_stay_nan_and_do_not_disturb_others() -> None:
     torch.testing.assert_close(projected[1:], wanted)
     torch.testing.assert_close(ratio, wanted_ratio)
     plotting.to_array(scatter(projected, None))
+
+
+@pytest.mark.filterwarnings("error")
+def test_classes_in_a_script_without_a_font_are_numbers() -> None:
+    """Boxes would look alike, and matplotlib would warn about each of them."""
+    names = ["cat", "\U0001078a\U0001078b", "été $5", "\U0001078a"]
+    labels = torch.arange(40) % 4
+    figure = plotting.latent_scatter(
+        torch.randn(40, 2), labels, axis_labels=("a", "b"), class_names=names
+    )
+    plotting.to_array(figure)
+    legend = figure.axes[0].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["cat", "1", r"été \$5", "3"]
+    grid = plotting.class_grid(torch.rand(4, 2, 1, 8, 8), names)
+    plotting.to_array(grid)
+    assert [t.get_text() for t in grid.axes[0].get_yticklabels()] == ["cat", "1", r"été \$5", "3"]
+
+
+def test_no_text_covers_points() -> None:
+    """Names of classes are in the legend only, where nothing cuts them."""
+    labels = torch.arange(400) % 4
+    points = torch.randn(400, 2) + 5 * labels[:, None]
+    names = ["a rather long name", "b", "c", "another long name"]
+    figure = plotting.latent_scatter(points, labels, axis_labels=("a", "b"), class_names=names)
+    (axes,) = figure.axes
+    assert not axes.texts
+    plotting.to_array(figure)
+    width, height = figure.get_size_inches() * figure.dpi
+    for text in axes.get_legend().get_texts():
+        box = text.get_window_extent()
+        assert axes.get_window_extent().x1 <= box.x0
+        assert 0 <= box.x0 < box.x1 <= width
+        assert 0 <= box.y0 < box.y1 <= height

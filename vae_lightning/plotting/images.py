@@ -17,7 +17,7 @@ from vae_lightning.plotting.checks import (
 from vae_lightning.plotting.layout import Axis, new_figure, new_figure_with_ticks, show
 from vae_lightning.plotting.style import EDGE, GAP, MAX_HEIGHT, MAX_WIDTH, PAD, styled
 from vae_lightning.plotting.text import (
-    literal,
+    class_labels,
     max_width,
     nice_ticks,
     number_labels,
@@ -164,7 +164,7 @@ def class_grid(images: Tensor, class_names: Sequence[str], *, title: str = "") -
     """
     images = check_images("class_grid", "images", images, "K S C H W")
     check_length("class_grid", "class_names", class_names, images.shape[0], "row")
-    labels = [literal(name) for name in class_names]
+    labels = class_labels(class_names)
     return draw_labeled_rows(images, labels, title=title, x_label="one style per column")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib import colormaps, patheffects
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, ListedColormap, Normalize, to_hex
@@ -31,7 +31,7 @@ from vae_lightning.plotting.style import (
     to_points,
 )
 from vae_lightning.plotting.text import (
-    literal,
+    class_labels,
     max_width,
     nice_ticks,
     number_labels,
@@ -111,7 +111,6 @@ def latent_scatter(
     if groups is not None and groups.bar:
         _add_color_bar(figure, axes, groups, height)
     elif groups is not None:
-        _name_clusters(axes, xy, marks, groups.names)
         _add_legend(axes, groups, marks, legend, width, "class" if class_names is None else None)
     return figure
 
@@ -180,7 +179,8 @@ def _group(labels: Floats, class_names: Sequence[str] | None) -> _Groups:
         names = {label: f"{label:.0f}" for label in present} if whole else {}
         total = len(present)
     else:
-        names = {label: literal(class_names[int(label)]) for label in present}
+        drawn = class_labels(class_names)
+        names = {label: drawn[int(label)] for label in present}
         total = len(class_names)
     if whole and total <= len(CLASS_COLORS):
         # A class has the same color in every figure, whichever other classes are present.
@@ -192,7 +192,7 @@ def _group(labels: Floats, class_names: Sequence[str] | None) -> _Groups:
     # Without the yellow end, which is hardly visible on white.
     colors = ListedColormap(colormaps["viridis"](np.linspace(0, 0.93, 256)))
     if class_names is not None:
-        names = {float(k): literal(name) for k, name in enumerate(class_names)}
+        names = {float(k): name for k, name in enumerate(class_labels(class_names))}
         norm = Normalize(0, total - 1)
     else:
         names = {}
@@ -237,36 +237,6 @@ def _draw_points(axes: Axes, points: Floats, groups: _Groups | None) -> None:
     to_pixels = axes.transData
     rounded = to_pixels.inverted().transform(np.rint(to_pixels.transform(points[order])))
     axes.scatter(rounded[:, 0], rounded[:, 1], s=to_points(diameter) ** 2, c=colors, linewidths=0)
-
-
-def _name_clusters(axes: Axes, points: Floats, labels: Floats, names: dict[float, str]) -> None:
-    """Write every class at the median of its points, unless two of the names would overlap.
-
-    This makes the classes readable without the legend and without telling colors apart.
-    """
-    positions = {k: np.median(points[labels == k], axis=0) for k in names}
-    boxes: list[tuple[float, float, float, float]] = []
-    for label, name in names.items():
-        x, y = axes.transData.transform(positions[label])
-        width, height = text_size(name, TEXT, "bold")
-        width += 2
-        box = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
-        apart = all(box[2] < b[0] or b[2] < box[0] or box[3] < b[1] or b[3] < box[1] for b in boxes)
-        if not apart or width > 112:
-            return
-        boxes.append(box)
-    halo = [patheffects.withStroke(linewidth=to_points(4), foreground="white")]
-    for label, name in names.items():
-        axes.text(
-            float(positions[label][0]),
-            float(positions[label][1]),
-            name,
-            ha="center",
-            va="center",
-            fontweight="bold",
-            path_effects=halo,
-            clip_on=True,
-        )
 
 
 def _add_legend(

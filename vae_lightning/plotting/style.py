@@ -7,6 +7,7 @@ from typing import Any, ParamSpec
 import numpy as np
 from matplotlib import style
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
@@ -48,7 +49,6 @@ _STYLE: dict[str, Any] = {
     "axes.edgecolor": RULE,
     "axes.labelcolor": INK,
     "axes.linewidth": 0.6,
-    "font.family": ["DejaVu Sans"],
     "font.size": TEXT * 72 / DPI,
     "text.color": INK,
     "xtick.color": RULE,
@@ -58,12 +58,28 @@ _STYLE: dict[str, Any] = {
 }
 
 
+# Common fonts with scripts that DejaVu Sans lacks; those that are installed are used.
+_MORE_FONTS = (
+    *("Noto Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR"),
+    *("Noto Sans Devanagari", "Noto Sans Bengali", "Noto Sans Tamil", "Noto Sans Thai"),
+    *("PingFang SC", "Hiragino Sans", "Apple SD Gothic Neo", "Microsoft YaHei", "Yu Gothic"),
+    *("Malgun Gothic", "Nirmala UI", "WenQuanYi Zen Hei", "Arial Unicode MS"),
+)
+
+
+@functools.cache
+def fonts() -> list[str]:
+    """Return the fonts of figures, in the order in which a character is looked for."""
+    installed = set(fontManager.get_font_names())
+    return ["DejaVu Sans", *(name for name in _MORE_FONTS if name in installed)]
+
+
 def styled(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
     """Decorate a function to draw with these settings, whatever the caller's settings are."""
 
     @functools.wraps(draw)
     def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> Figure:
-        with style.context(["default", _STYLE]):
+        with style.context(["default", {**_STYLE, "font.family": fonts()}]):
             return draw(*args, **kwargs)
 
     return wrapper

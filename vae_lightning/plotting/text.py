@@ -9,9 +9,10 @@ from collections.abc import Sequence
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ticker import MaxNLocator
 
-from vae_lightning.plotting.style import DPI, MAX_LABEL, TEXT, to_points
+from vae_lightning.plotting.style import DPI, MAX_LABEL, TEXT, fonts, to_points
 
 
 @functools.cache
@@ -41,6 +42,30 @@ def max_width(texts: Sequence[str]) -> int:
 def literal(text: str) -> str:
     """Escape dollar signs, so that they do not start a formula."""
     return str(text).replace("$", r"\$")
+
+
+@functools.cache
+def _characters() -> frozenset[int]:
+    """Return the code points that the fonts of figures have."""
+    paths = {findfont(FontProperties(family=[name])) for name in fonts()}
+    return frozenset(code for path in paths for code in get_font(path).get_charmap())
+
+
+def class_labels(names: Sequence[str]) -> list[str]:
+    """Return the names of classes as they can be drawn.
+
+    A name in a script for which no font is installed becomes the number of its class: boxes would
+    look alike.
+
+    Example:
+        >>> class_labels(["cat", "\U0001078a"])
+        ['cat', '1']
+    """
+    known = _characters()
+    return [
+        literal(name) if all(ord(c) in known or c.isspace() for c in str(name)) else str(i)
+        for i, name in enumerate(names)
+    ]
 
 
 def printable(text: str) -> str:
