@@ -28,20 +28,32 @@ class Batch(NamedTuple):
 
     @classmethod
     def of(cls, batch: Any, first_index: int = 0) -> "Batch":
-        """Accept what other data modules yield as well: ``x``, ``(x, y)`` or a `Batch`.
+        """Accept what other loaders yield as well: ``x``, ``(x,)``, ``(x, y)`` or a `Batch`.
 
         Args:
             batch: A batch.
             first_index: Index of the first image, for batches that carry no indices.
 
         Raises:
-            TypeError: If it is none of the three.
+            TypeError: If it is none of these.
         """
         if isinstance(batch, cls):
             return batch
-        x, y = batch if isinstance(batch, tuple | list) and len(batch) == 2 else (batch, None)
-        if not isinstance(x, Tensor) or not (y is None or isinstance(y, Tensor)):
+        parts = list(batch) if isinstance(batch, tuple | list) else [batch]
+        if not 1 <= len(parts) <= 2 or not all(isinstance(part, Tensor) for part in parts):
             raise TypeError(
-                f"a batch must be images, (images, labels) or a Batch, got {type(batch).__name__}"
+                "a batch must be images, (images, labels) or a Batch, all of them tensors, got "
+                f"{_described(batch)}: let the data set return these"
             )
+        x, y = (*parts, None)[:2]
         return cls(x, y, torch.arange(first_index, first_index + len(x), device=x.device))
+
+
+def _described(batch: Any) -> str:
+    """Return what a batch is made of, for messages."""
+    name = type(batch).__name__
+    if isinstance(batch, tuple | list):
+        return f"a {name} of ({', '.join(type(part).__name__ for part in batch)})"
+    if isinstance(batch, dict):
+        return f"a {name} with {', '.join(map(str, batch))}"
+    return f"a {name}"

@@ -3,6 +3,7 @@ import math
 import lightning.pytorch as pl
 import pytest
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 
 from vae_lightning import VAE
 from vae_lightning.data import Batch
@@ -339,3 +340,64 @@ def test_all_processes_evaluate_as_many_batches(processes, most):
         assert len({math.ceil(share / size) for share in shares}) == 1
         assert size <= most or most < 16
         assert size == most or images % processes
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "message"),
+    [
+        (0.0, 255.0, r"values from 0 to 255: divide them by 255"),
+        (-1.0, 1.0, r"values from -1 to 1: scale them"),
+        (0.0, math.nan, "scale them"),
+        (0.0, 1e4, "scale them"),
+    ],
+)
+@pytest.mark.parametrize("stage", ["fit", "validate", "test"])
+def test_pixels_outside_their_range_are_refused(tmp_path, low, high, message, stage):
+    """Of loaders from elsewhere, which may hold anything."""
+    x = torch.rand(64, 1, 8, 8).round()
+    loader = DataLoader(TensorDataset(x * (high - low) + low), batch_size=16)
+    trainer = pl.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        default_root_dir=tmp_path,
+    )
+    lit = LitVAE(VAE(image_shape=(1, 8, 8)))
+    with pytest.raises(ValueError, match=message):
+        getattr(trainer, stage)(lit, *([loader] * (2 if stage == "fit" else 1)))
+    for use in (lit.model.embed, lit.model.log_prob, lit.model.reconstruct):
+        with pytest.raises(ValueError, match=message):
+            use(x * (high - low) + low)
+
+
+def test_loaders_of_tensor_data_sets_train(tmp_path):
+    """Their batches are lists, of one tensor without labels."""
+    x, y = torch.rand(64, 1, 8, 8), torch.arange(64) % 3
+    for data in (TensorDataset(x), TensorDataset(x, y), x):
+        trainer = pl.Trainer(
+            max_epochs=1,
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            default_root_dir=tmp_path,
+        )
+        loader = DataLoader(data, batch_size=16)
+        trainer.fit(LitVAE(VAE(image_shape=(1, 8, 8))), loader, loader)
+        assert trainer.global_step == 4
+
+
+@pytest.mark.parametrize(
+    ("batch", "got"),
+    [
+        ([torch.rand(2, 1, 8, 8), "cat"], r"a list of \(Tensor, str\)"),
+        ([], r"a list of \(\)"),
+        ({"pixel_values": torch.rand(2, 1, 8, 8), "label": 1}, "a dict with pixel_values, label"),
+        ("images", "a str"),
+    ],
+)
+def test_other_batches_are_described(batch, got):
+    with pytest.raises(TypeError, match=got):
+        Batch.of(batch)

@@ -78,7 +78,7 @@ def test_latents_are_pulled_to_the_prior():
     aae = AdversarialAutoencoder(
         image_shape=(1, 1, 2), latent_dim=2, encoder=Shifted, decoder=Blind, critic_hidden=(32,)
     )
-    x = torch.randn(128, 1, 1, 2)
+    x = torch.rand(128, 1, 1, 2)
     model_optimizer = Adam(aae.encoder.parameters(), lr=0.02, betas=(0.5, 0.9))
     critic_optimizer = Adam(aae.critic.parameters(), lr=0.02, betas=(0.5, 0.9))
     for step in range(250):
@@ -104,7 +104,8 @@ class Shifted(nn.Module):
         )
 
     def forward(self, x, condition=None):
-        return x.flatten(1) * self.scale + self.shift
+        standardized = (x.flatten(1) - 0.5) * math.sqrt(12)  # of uniform pixels
+        return standardized * self.scale + self.shift
 
 
 class Blind(nn.Module):

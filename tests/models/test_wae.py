@@ -135,7 +135,7 @@ def test_objective_pulls_latents_to_the_prior():
     """Latents far away and too narrow, which start to follow the prior, a mixture of two."""
     wae = WAE(image_shape=(1, 1, 2), latent_dim=2, prior=Two, encoder=Shifted, decoder=Blind)
     wae.mmd_weight = 1000.0
-    x = torch.randn(128, 1, 1, 2)
+    x = torch.rand(128, 1, 1, 2)
     optimizer = torch.optim.Adam(wae.encoder.parameters(), lr=0.1)
     for step in range(100):
         optimizer.zero_grad()
@@ -164,7 +164,8 @@ class Shifted(nn.Module):
         )
 
     def forward(self, x, condition=None):
-        return x.flatten(1) * self.scale + self.shift
+        standardized = (x.flatten(1) - 0.5) * math.sqrt(12)  # of uniform pixels
+        return standardized * self.scale + self.shift
 
 
 class Blind(nn.Module):

@@ -16,6 +16,8 @@ from vae_lightning.randomness import Noise
 from vae_lightning.results import NATS
 from vae_lightning.settings import Configurable
 
+_OVERSHOOT = 1e-3
+
 Labels = Tensor | int | None
 """Classes of images: int64 (B,), one class for all of them, or none."""
 
@@ -253,18 +255,28 @@ class GenerativeModel(Configurable, nn.Module, ABC):
 
     # Inputs
 
-    def check_images(self, x: Tensor) -> None:
+    def check_images(self, x: Tensor, values: bool = True) -> None:
         """Check that ``x`` can be encoded.
 
+        Args:
+            x: Images.
+            values: Check the range of the pixels, for which a GPU has to be waited for.
+
         Raises:
-            ValueError: If it is not a float tensor (B, C, H, W) of the model's image shape.
+            ValueError: If it is not a float tensor (B, C, H, W) of the model's image shape, or has
+                values outside [0, 1].
         """
+        shape = ", ".join(map(str, self.image_shape))
+        takes = f"this {type(self).__name__} takes float images (B, {shape}) with values in [0, 1]"
         if x.shape[1:] != torch.Size(self.image_shape) or not x.is_floating_point():
-            shape = ", ".join(map(str, self.image_shape))
-            raise ValueError(
-                f"this {type(self).__name__} takes float images (B, {shape}) with values in "
-                f"[0, 1], got {str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}"
-            )
+            dtype = str(x.dtype).removeprefix("torch.")
+            raise ValueError(f"{takes}, got {dtype} {tuple(x.shape)}")
+        if values and x.numel():
+            low, high = (bound.item() for bound in x.detach().aminmax())
+            # Written so that NaN is refused too; interpolation may overshoot a little.
+            if not (low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT):
+                hint = "divide them by 255" if 1 < high <= 255 and low >= 0 else "scale them"
+                raise ValueError(f"{takes}, got values from {low:.4g} to {high:.4g}: {hint}")
 
     @property
     def device(self) -> torch.device:

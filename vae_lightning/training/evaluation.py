@@ -62,9 +62,12 @@ class EvaluationModule(pl.LightningModule):
         return Noise(batch.indices, self.evaluation_seed, purpose)
 
     def with_indices(self, batch: Any, step: int) -> Batch:
-        """Convert a batch of any data module to a `Batch`, whose images have an index."""
-        if not isinstance(batch, Batch):
-            self.model.check_images(Batch.of(batch).x)
+        """Convert a batch of any data module to a `Batch`, whose images have an index.
+
+        The values of the first batch are checked, for which a GPU waits once.
+        """
+        if not isinstance(batch, Batch) or step == 0:
+            self.model.check_images(Batch.of(batch).x, values=step == 0)
         # Batches without indices get some that no other step or process has.
         rank = self.trainer.global_rank if self.is_attached else 0
         return Batch.of(batch, first_index=(rank << 48) + (step << 20))
