@@ -107,13 +107,15 @@ def test_drawn_at_an_early_end(blobs, tmp_path):
     assert epochs(tmp_path) == ["epoch=002"]
 
 
-def test_sees_the_first_validation_images(blobs, tmp_path):
+def test_sees_validation_images_in_a_fixed_random_order(blobs, tmp_path):
     figure, data = Recorder(every_n_epochs=1), blobs()
     fit(tmp_path, VAE(image_shape=(1, 8, 8)), data, [figure], max_epochs=1)
     x, label, class_names = figure.seen
     images = data.datasets["val"].images
-    assert x.equal(images.x[:20] / 255)
-    assert label.equal(images.y[:20])
+    chosen = torch.cat([batch.indices for batch in data.val_dataloader()])[:20]
+    assert x.equal(images.x[chosen] / 255)
+    assert label.equal(images.y[chosen])
+    assert not chosen.equal(torch.arange(20))
     assert class_names is None
 
 
