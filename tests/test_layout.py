@@ -266,3 +266,19 @@ def test_private_names_are_found(tmp_path):
         "trainer.loop._z",
         "self.trainer._a",
     }
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_text_files_are_in_utf_8(path):
+    """Not in the encoding of the terminal, which differs between machines."""
+    for node in walk(tree(path)):
+        if not isinstance(node, ast.Call):
+            continue
+        name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        if name not in ("open", "read_text", "write_text") or "Image" in ast.unparse(node.func):
+            continue
+        modes = [ast.unparse(a) for a in (*node.args, *node.keywords)]
+        if any(re.search(r"'\w*b\w*'", mode) for mode in modes) or "os.open" in ast.unparse(node):
+            continue
+        known = {keyword.arg for keyword in node.keywords}
+        assert "encoding" in known, ast.unparse(node)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from vae_lightning import __version__
 from vae_lightning.cli import exit_codes
+from vae_lightning.cli.terminal import write_plainly
 from vae_lightning.training import slurm
 from vae_lightning.training.signals import LISTENER, REQUEUE
 
@@ -49,6 +50,7 @@ def main(args: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: With one of the codes of `vae_lightning.cli.exit_codes`.
     """
+    write_plainly()
     args = list(sys.argv[1:] if args is None else args)
     if not args:
         print(HELP, file=sys.stderr)

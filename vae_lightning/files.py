@@ -15,5 +15,5 @@ def expand(path: str | Path) -> Path:
 def atomic_write_text(path: Path, text: str) -> None:
     """Write a file so that a complete one, the old or the new, is there at any time."""
     partial = path.with_name(f"{path.name}.{os.getpid()}")
-    partial.write_text(text)
+    partial.write_text(text, encoding="utf-8", errors="backslashreplace")
     partial.replace(path)

@@ -141,6 +141,15 @@ def test_random_values_are_those_of_the_seed(folder, capsys):
     assert "give --trials N" in failure(capsys, str(path))
 
 
+@pytest.mark.parametrize("text", ["1e-4", "1E-4", "1.e-4", ".1e-3", "+1e-4", "1.0e-4"])
+def test_numbers_are_those_of_yaml_1_2(folder, text):
+    path = folder / write(folder, method="random", parameters={"lr": {"min": 0, "max": 1}})
+    path.write_text(path.read_text().replace("min: 0", f"min: {text}"))
+    assert Sweep.read(path).parameters["lr"]["min"] == 1e-4
+    values = Sweep.read(path).combinations(20, seed=0)
+    assert all(1e-4 <= value["lr"] <= 1 for value in values)
+
+
 def test_folders_are_told_apart(tmp_path):
     content = Sweep("s", "grid", [], "m", False, {"a.size": {}, "b.size": {}, "c": {}})
     values = [
@@ -167,7 +176,8 @@ def test_folders_are_told_apart(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "options", "message"),
     [
-        ({"method": "gird"}, [], "method is 'gird'; use grid, random or bayes"),
+        ({"method": "gird"}, [], "method is 'gird'; use grid or random"),
+        ({"method": "bayes"}, ["--trials=2"], "use the method random"),
         ({"command": None}, [], "it has no 'command'"),
         ({"command": ["vae", "fit"]}, [], "must be a list with vae, fit and ${args}"),
         ({"parameters": {"x": {"min": 0, "max": 1}}}, [], "use the method random with --trials"),

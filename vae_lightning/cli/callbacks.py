@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
 from vae_lightning.cli import report, run_folders
+from vae_lightning.cli.yaml_files import parse_yaml
 from vae_lightning.errors import UserError
 from vae_lightning.files import atomic_write_text
 from vae_lightning.training.module import LitVAE
@@ -64,7 +64,7 @@ class SaveConfig(SaveConfigCallback):
         text = self._text()
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.experiment.config.update({"config": yaml.safe_load(text)})
+                logger.experiment.config.update({"config": parse_yaml(text, "config.yaml")})
             elif isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_text("config", f"```yaml\n{text}\n```")
 
@@ -75,7 +75,7 @@ class SaveConfig(SaveConfigCallback):
     def _write(self) -> None:
         text = self._text()
         if self.path.is_file() and self.continues:
-            before = self.path.read_text()
+            before = self.path.read_text(encoding="utf-8")
             if before == text:
                 return
             names = (self.path.with_name(f"config_{n}.yaml") for n in itertools.count(1))

@@ -6,12 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
-
 from vae_lightning import checkpoint
 from vae_lightning.checkpoint import Checkpoint
 from vae_lightning.cli.allowed_classes import import_paths_in
 from vae_lightning.cli.bundled_configs import find_config
+from vae_lightning.cli.yaml_files import parse_yaml, read_yaml
 from vae_lightning.errors import UserError
 
 LINKED = ("image_shape", "num_classes", "num_train")
@@ -159,28 +158,6 @@ class CommandLine:
         return {option.flag.rpartition(".")[2].lstrip("-") for option in self.options}
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a file of settings.
-
-    Raises:
-        UserError: If it is not a YAML file with settings by name.
-    """
-    try:
-        return _parse_yaml(path.read_text(), str(path))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not a YAML file: {error}") from error
-
-
-def _parse_yaml(text: str, where: str) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{where} is not a YAML file: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{where} must hold options by name, such as 'model: VAE'")
-    return content
-
-
 def _options(arguments: Sequence[str]) -> tuple[Option, ...]:
     options = []
     for i, argument in enumerate(arguments):
@@ -207,7 +184,7 @@ def _check_flags(command: str, options: Sequence[Option]) -> None:
 
 def _read_config(value: str) -> ConfigFile:
     if value.lstrip().startswith("{"):
-        return ConfigFile(None, _parse_yaml(value, "--config"))
+        return ConfigFile(None, parse_yaml(value, "--config"))
     path = find_config(value)
     return ConfigFile(path, read_yaml(path))
 

@@ -8,7 +8,6 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import lightning.pytorch as pl
-import yaml
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -16,7 +15,8 @@ from vae_lightning.checkpoint import Checkpoint
 from vae_lightning.cli import run_folders
 from vae_lightning.cli.allowed_classes import OPTION_BASES, RECORD_BASES, check_class, check_classes
 from vae_lightning.cli.bundled_configs import find_config
-from vae_lightning.cli.command_line import LINKED, CommandLine, Option, read_yaml
+from vae_lightning.cli.command_line import LINKED, CommandLine, Option
+from vae_lightning.cli.yaml_files import parse_value, read_yaml
 from vae_lightning.models.base import BaseVAE
 
 DEFAULT_CONFIG = "digits"
@@ -80,7 +80,7 @@ def _drop_added_again(trainer: dict[str, Any], option: Option) -> None:
     """
     key = option.flag.removeprefix("--trainer.")
     if isinstance(held := trainer.get(key), list):
-        added = _class_name(yaml.safe_load(option.value))
+        added = _class_name(parse_value(option.value, option.flag))
         trainer[key] = [item for item in held if _class_name(item) != added]
 
 

@@ -115,7 +115,7 @@ def write(content: dict[str, Any], folder: Path) -> Path:
             taken = {old.stem for old in folder.glob("metrics_*.json")}
             n = next(n for n in itertools.count(1) if f"metrics_{n}" not in taken)
             path.rename(folder / f"metrics_{n}.json")
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(
             f"{path} could not be written ({error}): the numbers are those printed above"

@@ -135,7 +135,7 @@ def find_run_of_job(parents: Iterable[Path], job: str, command: str) -> Path | N
 def notes(folder: Path) -> dict[str, Any]:
     """Return the notes of a run; none if the file is missing or damaged."""
     try:
-        content = json.loads((folder / NOTES).read_text())
+        content = json.loads((folder / NOTES).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

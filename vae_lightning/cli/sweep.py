@@ -59,7 +59,7 @@ class Combination:
 
     def _known(self) -> dict[str, Any]:
         path = self.folder / _RESULT
-        return json.loads(path.read_text()) if path.is_file() else {}
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
     def _interrupted(self) -> Path | None:
         """Return the last checkpoint of an incomplete training with these options."""
@@ -105,7 +105,7 @@ class Combination:
         """Run ``vae fit`` and return its exit code."""
         resume = [f"--ckpt_path={last}"] if last else []
         command = [sys.executable, "-m", "vae_lightning", "fit", *self.options, *resume]
-        with log.open("w") as output:
+        with log.open("wb") as output:
             process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
             _RUNNING.add(process)
             code = process.wait()
@@ -115,7 +115,8 @@ class Combination:
 
 def _last_error(log: Path) -> str:
     """Return the error that a training has printed, for the message only."""
-    errors = [line for line in log.read_text().splitlines() if "vae: error: " in line]
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    errors = [line for line in lines if "vae: error: " in line]
     return errors[-1].partition("vae: error: ")[2] if errors else ""
 
 
@@ -123,7 +124,7 @@ def _last_value(path: Path, metric: str) -> float:
     """Return the last value of a metric, as W&B's summary has it."""
     if not path.is_file():
         raise UserError(f"{path} is missing: leave out options that switch logging off")
-    with path.open() as lines:
+    with path.open(encoding="utf-8") as lines:
         rows = list(csv.DictReader(lines))
     values = [row[metric] for row in rows if row.get(metric)]
     if not values:

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from vae_lightning.cli.yaml_files import parse_value, read_utf8
 from vae_lightning.errors import UserError
 
 
@@ -20,7 +19,7 @@ class Sweep:
 
     Attributes:
         name: Name of the sweep and of its folder.
-        method: ``grid``, ``random`` or ``bayes``.
+        method: ``grid`` or ``random``.
         options: Options of every ``vae fit``.
         metric: Column of ``metrics.csv`` that is compared.
         maximize: Whether larger values are better.
@@ -41,10 +40,7 @@ class Sweep:
         Raises:
             UserError: If it is not a sweep of ``vae fit``.
         """
-        try:
-            content = yaml.safe_load(path.read_text())
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from error
+        content = parse_value(read_utf8(path), str(path))
         missing = [
             key
             for key in ("method", "command", "metric", "parameters")
@@ -53,8 +49,13 @@ class Sweep:
         if missing:
             raise UserError(f"{path} is not a sweep: it has no '{missing[0]}'")
         method = content["method"]
-        if method not in ("grid", "random", "bayes"):
-            raise UserError(f"{path}: method is {method!r}; use grid, random or bayes")
+        if method == "bayes":
+            raise UserError(
+                f"{path}: method bayes chooses by earlier results, which W&B's server does: use "
+                "`wandb sweep`, or the method random"
+            )
+        if method not in ("grid", "random"):
+            raise UserError(f"{path}: method is {method!r}; use grid or random")
         for name, parameter in content["parameters"].items():
             if not isinstance(parameter, dict) or "parameters" in parameter:
                 raise UserError(f"{path}: {name} must have a value, values or a distribution")
@@ -86,7 +87,7 @@ class Sweep:
             ]
         if trials is None or trials < 1:
             raise UserError(
-                f"the method of this sweep is {self.method}: give --trials N, the number of "
+                "this sweep draws values at random: give --trials N, the number of "
                 "combinations to draw"
             )
         drawn = []

@@ -147,7 +147,8 @@ class TrainingRun:
         hint = "no checkpoint yet"
         if self.last.is_file():
             hint = f"vae fit --ckpt_path {short(self.last)}"
-            if config.is_file() and allowed_classes.names_foreign_classes(config.read_text()):
+            text = config.read_text(encoding="utf-8") if config.is_file() else ""
+            if allowed_classes.names_foreign_classes(text):
                 hint += f" --config {short(config)}"
         start = "\n" if sys.stderr.isatty() else ""  # below a progress bar
         epoch = self.trainer.current_epoch

@@ -266,17 +266,7 @@ class GenerativeModel(Configurable, nn.Module, ABC):
             ValueError: If it is not a float tensor (B, C, H, W) of the model's image shape, or has
                 values outside [0, 1].
         """
-        shape = ", ".join(map(str, self.image_shape))
-        takes = f"this {type(self).__name__} takes float images (B, {shape}) with values in [0, 1]"
-        if x.shape[1:] != torch.Size(self.image_shape) or not x.is_floating_point():
-            dtype = str(x.dtype).removeprefix("torch.")
-            raise ValueError(f"{takes}, got {dtype} {tuple(x.shape)}")
-        if values and x.numel():
-            low, high = (bound.item() for bound in x.detach().aminmax())
-            # Written so that NaN is refused too; interpolation may overshoot a little.
-            if not (low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT):
-                hint = "divide them by 255" if 1 < high <= 255 and low >= 0 else "scale them"
-                raise ValueError(f"{takes}, got values from {low:.4g} to {high:.4g}: {hint}")
+        _check_images(x, self.image_shape, type(self).__name__, values)
 
     @property
     def device(self) -> torch.device:
@@ -330,6 +320,20 @@ class GenerativeModel(Configurable, nn.Module, ABC):
         finally:
             for module, training in modes:
                 module.training = training
+
+
+def _check_images(x: Tensor, image_shape: ImageShape, name: str, values: bool) -> None:
+    """See `GenerativeModel.check_images`."""
+    shape = ", ".join(map(str, image_shape))
+    takes = f"this {name} takes float images (B, {shape}) with values in [0, 1]"
+    if x.shape[1:] != torch.Size(image_shape) or not x.is_floating_point():
+        raise ValueError(f"{takes}, got {str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}")
+    if values and x.numel():
+        low, high = (bound.item() for bound in x.detach().aminmax())
+        # Written so that NaN is refused too; interpolation may overshoot a little.
+        if not (low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT):
+            hint = "divide them by 255" if 1 < high <= 255 and low >= 0 else "scale them"
+            raise ValueError(f"{takes}, got values from {low:.4g} to {high:.4g}: {hint}")
 
 
 def _one_hot(

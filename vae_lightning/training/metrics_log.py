@@ -96,13 +96,13 @@ class MetricsLog(Logger):
         kept = [] if self._opened else self._kept_rows()
         columns = sorted(set(self.columns).union(*self.pending))
         if self._opened and columns == self.columns:
-            with self.path.open("a", newline="") as file:
+            with self.path.open("a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, columns).writerows(self.pending)
         else:
             kept = kept or self._kept_rows()
             self.columns = sorted(set(self.columns).union(*self.pending))
             partial = self.path.with_name(f"{self.path.name}.partial")
-            with partial.open("w", newline="") as file:
+            with partial.open("w", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, self.columns)
                 writer.writeheader()
                 writer.writerows([*kept, *self.pending])
@@ -115,7 +115,7 @@ class MetricsLog(Logger):
         """Return the rows of the existing file that stay."""
         if not self.rows or not self.path.is_file():
             return []
-        with self.path.open(newline="") as file:
+        with self.path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
             rows = list(reader)[: self.rows]
             self.columns = sorted({*self.columns, *(reader.fieldnames or [])})

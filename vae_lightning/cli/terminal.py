@@ -1,0 +1,31 @@
+"""Output on terminals of any encoding."""
+
+import codecs
+import io
+import sys
+
+_PLAIN = {
+    "\N{PLUS-MINUS SIGN}": "+-",
+    "\N{MINUS SIGN}": "-",
+    "\N{EN DASH}": "-",
+    "\N{HORIZONTAL ELLIPSIS}": "...",
+    "\N{SUPERSCRIPT TWO}": "^2",
+    "\N{MULTIPLICATION SIGN}": "x",
+}
+
+
+def write_plainly() -> None:
+    """Let the output write signs plainly that its encoding does not have, instead of failing."""
+    codecs.register_error("vae_plain", _replace)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="vae_plain")
+
+
+def _replace(error: UnicodeError) -> tuple[str, int]:
+    """Return what to write instead of characters that cannot be encoded."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    plain = (_PLAIN.get(c) or c.encode("ascii", "backslashreplace").decode() for c in text)
+    return "".join(plain), error.end
