@@ -4,6 +4,7 @@ import collections
 import contextlib
 import gzip
 import hashlib
+import importlib.util
 import os
 import pickle
 import shutil
@@ -328,7 +329,7 @@ DATA = [
     ("jpeg cut", FOLDER, every_photo(as_cut_jpeg), ".jpg cannot be read as an image"),
     ("png of nothing", FOLDER, every_photo(lambda p: p.write_bytes(b"")), "cannot be read as an"),
     ("folder as png", FOLDER, every_photo(as_folder), "photos has 0 images"),
-    ("links to nothing", FOLDER, every_photo(as_link_to_nothing), "cannot be read as an image"),
+    ("links to nothing", FOLDER, every_photo(as_link_to_nothing), "a link to nothing"),
     (
         "16 bits",
         FOLDER,
@@ -472,7 +473,19 @@ OPTIONS = [
     ("test", ["--ckpt_path", "last"], 1, ["last has no meaning in a new process"]),
     ("fit", ["--ckpt_path", "last"], 1, ["last has no meaning in a new process"]),
     ("fit", ["--metrics.latents=null"], 1, ["--metrics.latents is an option of vae test"]),
+    (
+        "fit",
+        ["--trainer.max_epochs=None"],
+        2,
+        ["got 'None'; for no value, write null"],
+    ),
+    ("fit", ["--trainer.gradient_clip_val", "none"], 2, ["for no value, write null"]),
+    ("fit", ["--model.bse=x"], 2, ["VAE has no option 'bse'"]),
+    ("fit", ["--lr_scheduler=ReduceLROnPlateau"], 2, ["give --lr_scheduler.monitor"]),
+    ("fit", ["--output_dir=~/absent", "--model.latent_dim=0"], 1, ["latent_dim must be positive"]),
     # Classes
+    ("fit", ["--model.encoder=torch.nn.Linear"], 2, ["vae_lightning.nets.Encoder, with the arg"]),
+    ("fit", ["--model.prior=torch.nn.Linear"], 2, [".Prior, with the arguments latent_dim, cond_"]),
     ("fit", ["--model", "BetVAE"], 2, ["no class named 'BetVAE'", "'BetaVAE'"]),
     ("fit", ["--model=BaseVAE"], 2, ["BaseVAE is abstract: choose one of ", "VAE"]),
     ("fit", ["--model=torch.nn.Linear"], 2, ["torch.nn.Linear is not a class that"]),
@@ -672,6 +685,23 @@ def test_options(command, options, code, parts, folder, capsys):
     for part in parts:
         assert part in message
     assert len(message) < 400
+
+
+@pytest.mark.parametrize(
+    ("option", "module", "what"),
+    [
+        ("callbacks", "rich", "RichProgressBar needs the package rich"),
+        ("logger", "mlflow", "MLFlowLogger needs the package mlflow"),
+        ("logger", "comet_ml", "CometLogger needs the package comet-ml"),
+    ],
+)
+def test_a_missing_package_is_named(option, module, what, folder, capsys):
+    if importlib.util.find_spec(module):
+        pytest.skip(f"{module} is installed")
+    name = what.partition(" ")[0]
+    _, message = refused(["fit", f"--trainer.{option}+={name}", *SIZES], folder, capsys)
+    assert what in message
+    assert "which is not installed: pip install " in message
 
 
 @pytest.mark.parametrize(("name", "text", "code", "part"), FILES, ids=names(FILES))
@@ -912,7 +942,7 @@ def test_names_of_files_and_options_permit_nothing(module, folder, monkeypatch, 
     ids=["checkpoint", "EarlyStopping"],
 )
 def test_a_quantity_to_monitor_that_is_not_there(options, folder, capsys):
-    """Which ones there are is known only after an epoch, so that the run has a folder."""
+    """Before the first batch, because a sanity check has shown which ones there are."""
     with pytest.raises(SystemExit, match="1"):
         main([*FIT, *options])
     (line,) = capsys.readouterr().err.splitlines()

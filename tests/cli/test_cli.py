@@ -1,6 +1,7 @@
 """The command line as a person uses it: files that appear, what is printed, exit codes."""
 
 import csv
+import io
 import json
 import math
 import shlex
@@ -16,6 +17,7 @@ import yaml
 
 import vae_lightning
 from vae_lightning.__main__ import main
+from vae_lightning.cli.terminal import write_plainly
 
 TINY = [
     "--data.train_size=160",
@@ -506,3 +508,21 @@ def test_results_of_a_test_go_to_the_loggers(run):
         assert event.value == pytest.approx(metrics[name], rel=1e-6)
     (event,) = logged.Scalars("test/kl_per_dimension/1")
     assert event.value == pytest.approx(metrics["kl_per_dimension"][1], rel=1e-6)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp437", "utf-8"])
+def test_a_terminal_of_any_encoding_costs_nothing(encoding, monkeypatch):
+    """ASCII has no sign for plus-minus."""
+    buffer = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(buffer, encoding))
+    write_plainly()
+    print(
+        "loss 97.5 \N{PLUS-MINUS SIGN} 0.3 \N{EN DASH} chat noir: \u9ed2\u732b \udcff", flush=True
+    )
+    expected = {
+        "ascii": r"loss 97.5 +- 0.3 - chat noir: \u9ed2\u732b \udcff",
+        "latin-1": "loss 97.5 \N{PLUS-MINUS SIGN} 0.3 - chat noir: \\u9ed2\\u732b \\udcff",
+        "cp437": "loss 97.5 \N{PLUS-MINUS SIGN} 0.3 - chat noir: \\u9ed2\\u732b \\udcff",
+        "utf-8": "loss 97.5 \N{PLUS-MINUS SIGN} 0.3 \N{EN DASH} chat noir: \u9ed2\u732b \\udcff",
+    }
+    assert buffer.getvalue().decode(encoding).strip() == expected[encoding]

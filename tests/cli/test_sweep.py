@@ -177,7 +177,7 @@ def test_folders_are_told_apart(tmp_path):
     ("changes", "options", "message"),
     [
         ({"method": "gird"}, [], "method is 'gird'; use grid or random"),
-        ({"method": "bayes"}, ["--trials=2"], "use the method random"),
+        ({"method": "bayes"}, ["--trials=2"], "or the method random"),
         ({"command": None}, [], "it has no 'command'"),
         ({"command": ["vae", "fit"]}, [], "must be a list with vae, fit and ${args}"),
         ({"parameters": {"x": {"min": 0, "max": 1}}}, [], "use the method random with --trials"),

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from vae_lightning.errors import UserError, nearest
+from vae_lightning.files import expand
 
 
 def config_folder() -> Path:
@@ -28,8 +29,8 @@ def find_config(name: str, kind: str = "configuration", folder: str = "") -> Pat
     Raises:
         UserError: If there is neither.
     """
-    if Path(name).is_file():
-        return Path(name)
+    if expand(name).is_file():
+        return expand(name)
     bundled = {path.stem: path for path in (config_folder() / folder).glob("*.yaml")}
     stem = name.removesuffix(".yaml")
     if stem in bundled:

@@ -101,7 +101,8 @@ class Command(LightningCLI):
         """Return the command that was typed: a parser of options takes a while to build."""
         name = self.command_line.command
         # These are chosen below: never pickled code, and nothing printed twice or kept in memory.
-        fixed = {"weights_only", "verbose", "return_predictions"}
+        # The option for the checkpoint is our own: no keywords, which the help would offer.
+        fixed = {"weights_only", "verbose", "return_predictions", "ckpt_path"}
         return {name: LightningCLI.subcommands()[name] | fixed}
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
@@ -308,28 +309,36 @@ class Command(LightningCLI):
 
     # Running
 
+    @property
+    def _ckpt_path(self) -> str | None:
+        path: str | None = self.config_init[self.subcommand].ckpt_path
+        return path
+
     def fit(self, **kwargs: Any) -> None:
         """Train."""
         assert self.folder is not None
         step = self.checkpoint.global_step if self.checkpoint else None
         # Its weights hold on to a file that will be replaced.
         self.command_line = self.checkpoint = None  # type: ignore[assignment]
-        TrainingRun(self.trainer, self.model, self.folder).run(step, **kwargs, weights_only=True)
+        run = TrainingRun(self.trainer, self.model, self.folder)
+        run.run(step, **kwargs, ckpt_path=self._ckpt_path, weights_only=True)
 
     def validate(self, **kwargs: Any) -> None:
         """Measure the model on the validation images."""
         self.model.evaluation_seed = self.config_init[self.subcommand].evaluation_seed
-        self.trainer.validate(**kwargs, weights_only=True, verbose=False)
+        self.trainer.validate(**kwargs, ckpt_path=self._ckpt_path, weights_only=True, verbose=False)
 
     def test(self, **kwargs: Any) -> None:
         """Measure the model on the test images."""
         self.model.evaluation_seed = self.config_init[self.subcommand].evaluation_seed
-        self.trainer.test(**kwargs, weights_only=True, verbose=False)
+        self.trainer.test(**kwargs, ckpt_path=self._ckpt_path, weights_only=True, verbose=False)
 
     def predict(self, **kwargs: Any) -> None:
         """Write predictions, and print where they are."""
         assert self.folder is not None
-        self.trainer.predict(**kwargs, weights_only=True, return_predictions=False)
+        self.trainer.predict(
+            **kwargs, ckpt_path=self._ckpt_path, weights_only=True, return_predictions=False
+        )
         if self.trainer.is_global_zero:
             print(f"\nPredictions: {run_folders.short(self.folder.path / 'predictions')}")
 

@@ -12,6 +12,7 @@ from vae_lightning.cli.allowed_classes import import_paths_in
 from vae_lightning.cli.bundled_configs import find_config
 from vae_lightning.cli.yaml_files import parse_yaml, read_yaml
 from vae_lightning.errors import UserError
+from vae_lightning.files import expand
 
 LINKED = ("image_shape", "num_classes", "num_train")
 """Arguments of models that are taken from the data."""
@@ -195,7 +196,7 @@ def _read_checkpoint(path: str) -> Checkpoint:
             f"--ckpt_path {path} has no meaning in a new process: give the path of a file, "
             "runs/NAME/version_N/checkpoints/best.ckpt"
         )
-    return checkpoint.read(path)
+    return checkpoint.read(expand(path))
 
 
 def _refuse_without_checkpoint(command: str, options: Sequence[Option]) -> None:

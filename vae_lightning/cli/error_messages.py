@@ -2,17 +2,40 @@
 
 import inspect
 import re
+import sys
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from vae_lightning.cli.allowed_classes import OPTION_BASES, PROJECT_BASES, subclasses
+from vae_lightning.distributions.likelihoods import Likelihood
+from vae_lightning.distributions.posteriors import Posterior
+from vae_lightning.distributions.priors import Prior
 from vae_lightning.errors import UserError, nearest
+from vae_lightning.models.base import BaseVAE
 from vae_lightning.models.loading import find_imported
+from vae_lightning.nets import Decoder, Encoder
+from vae_lightning.nets.quantizers import VectorQuantizer
+from vae_lightning.schedules import Schedule
 
 TRACEBACK = "VAE_TRACEBACK"
 """Environment variable that shows where an error came from."""
+
+
+_BASES: dict[str, type] = {
+    "model": BaseVAE,
+    "encoder": Encoder,
+    "decoder": Decoder,
+    "prior": Prior,
+    "posterior": Posterior,
+    "likelihood": Likelihood,
+    "schedule": Schedule,
+    "quantizer": VectorQuantizer,
+}
+"""Base classes of what options take, by the last part of their names."""
+
+_PACKAGES = ("vae_lightning.nets", "vae_lightning")
 
 
 @dataclass(frozen=True)
@@ -116,11 +139,12 @@ def _arguments_of(class_path: str) -> set[str]:
     """Return the arguments of a class and of its bases, to which they may be passed on."""
     cls = find_imported(class_path)
     bases = cls.__mro__ if isinstance(cls, type) else ()
-    return {
+    found = {
         name
         for base in bases
         for name in inspect.signature(vars(base).get("__init__", object)).parameters
     }
+    return found - {"self", "args", "kwargs"}
 
 
 def _missing(match: Match, complaint: Complaint) -> str:
@@ -147,7 +171,28 @@ def _unknown_class(match: Match, complaint: Complaint) -> str:
 
 
 def _refused_class(match: Match, complaint: Complaint) -> str:
-    return f"{complaint.prefix}{match[1] or complaint.given} is not a class that this option takes"
+    base = _BASES.get(complaint.key.rpartition(".")[2])
+    takes = f": it takes classes derived from {_signature(base)}" if base else ""
+    name = match[1] or complaint.given
+    return f"{complaint.prefix}{name} is not a class that this option takes{takes}"
+
+
+def _signature(base: type) -> str:
+    """Return the import path of a base class and the arguments that its subclasses take first."""
+    package = next(p for p in _PACKAGES if base.__module__.startswith(p))
+    path = f"{package if hasattr(sys.modules[package], base.__name__) else base.__module__}"
+    section = inspect.cleandoc(base.__doc__ or "").partition("Args:")[2].partition("\n\n")[0]
+    names = ", ".join(re.findall(r"^ {4}(\w+):", section, re.MULTILINE))
+    return f"{path}.{base.__name__}" + (f", with the arguments {names}" if names else "")
+
+
+def _missing_package(match: Match, complaint: Complaint) -> str:
+    """Name the package that a class needs, and how to install it."""
+    name, version = match[1], (match[2] or "").replace(" ", "")
+    owner = re.findall(r"given class_path '([\w.]+)'", complaint.message)
+    who = owner[-1].rpartition(".")[2] if owner else "this option"
+    what = f"'{name}{version}'" if version else name
+    return f"{who} needs the package {name}, which is not installed: pip install {what}"
 
 
 def _missing_module(match: Match, complaint: Complaint) -> str:
@@ -177,7 +222,10 @@ def _wrong_value(match: Match, complaint: Complaint) -> str:
     value = (inner or match)[1].strip()
     wanted = wanted.replace("collections.abc.Sequence", "a list such as [1, 2]")
     wanted = re.sub(r"Literal\[([^]]+)\]", r"\1", wanted)
-    return f"{complaint.key}: expected {wanted}, got {value[:80]!r}"
+    hint = ""
+    if value.strip("'\"").lower() in ("none", "nil", "~") and "NoneType" in names:
+        hint = "; for no value, write null"
+    return f"{complaint.prefix}expected {wanted}, got {value[:80]!r}{hint}"
 
 
 def _from_constructor(match: Match, complaint: Complaint) -> str:
@@ -211,6 +259,8 @@ _RULES: dict[str, Rule] = {
     r"does not accept option '([^']+)'": _unknown_option,
     r"unrecognized arguments: (\S+)": _unknown_option,
     r"Option '([^']+)' is not accepted": _unknown_argument,
+    r"`[\w.]+` requires `([\w.-]+)`((?: [<>=]+ [\w.]*\w)?)": _missing_package,
+    r"Requirement '([\w-]+)([^']*)' not met": _missing_package,
     r"Importing '([^']+)' is not allowed": _refused_class,
     r"No module named '([^']+)'": _missing_module,
     r"instantiatable class, but (?:([\w.]+) )?is abstract(?=.*Given value: [\w.]+\s*$)": (

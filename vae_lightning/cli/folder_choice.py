@@ -10,6 +10,7 @@ from vae_lightning.cli.command_line import CommandLine
 from vae_lightning.cli.parser import default_run_name
 from vae_lightning.cli.run_folders import RunFolder
 from vae_lightning.errors import UserError
+from vae_lightning.files import expand
 from vae_lightning.training import slurm
 
 
@@ -74,7 +75,7 @@ def parent_folder(config: Namespace) -> Path:
         raise UserError(
             f"--name {name} must be the name of a folder; --output_dir says where that folder is"
         )
-    return Path(config.output_dir) / name
+    return expand(config.output_dir) / name
 
 
 def is_first_process() -> bool:

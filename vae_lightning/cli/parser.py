@@ -77,6 +77,12 @@ def add_core_arguments(parser: LightningArgumentParser) -> None:
 
 def add_run_arguments(parser: LightningArgumentParser, command: str) -> None:
     """Add options of a run: its folder, checkpoints, figures and metrics."""
+    what = "to continue a run, or to start another one from" if command == "fit" else "to use"
+    parser.add_argument(
+        "--ckpt_path",
+        type=str | None,
+        help=f"Checkpoint {what}: runs/NAME/version_N/checkpoints/best.ckpt or last.ckpt.",
+    )
     parser.add_argument("--name", type=str | None, help="Name of the run.")
     parser.add_argument(
         "--output_dir",

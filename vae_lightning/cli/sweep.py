@@ -25,7 +25,7 @@ from vae_lightning.cli import exit_codes
 from vae_lightning.cli.bundled_configs import find_config
 from vae_lightning.cli.sweep_file import Sweep, label_combinations, short_names, value_text
 from vae_lightning.errors import UserError, fail
-from vae_lightning.files import atomic_write_text
+from vae_lightning.files import atomic_write_text, expand
 from vae_lightning.training import slurm
 from vae_lightning.training.signals import REQUEUE
 
@@ -206,7 +206,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace, extra: Sequence[str]) -> None:
     sweep = Sweep.read(find_config(options.file, "sweep", "sweep"))
-    parent = Path(options.output_dir) / (options.name or sweep.name)
+    parent = expand(options.output_dir) / (options.name or sweep.name)
     combinations = plan(sweep, sweep.combinations(options.trials, options.seed), parent, extra)
     last = len(combinations) - 1
     if options.list:

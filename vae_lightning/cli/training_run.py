@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any, NoReturn
 
 import lightning.pytorch as pl
+from lightning.pytorch.accelerators import CPUAccelerator
 
 from vae_lightning.cli import allowed_classes, report, run_folders
 from vae_lightning.cli.run_folders import RunFolder, short
@@ -74,6 +75,12 @@ class TrainingRun:
         name = type(self.module.model).__name__
         begun = "Training" if step is None else f"Continuing from step {step}:"
         print(f"{begun} {name}, {size:,} parameters; everything goes to {self.folder.path}")
+        half = str(self.trainer.precision).startswith("bf16")
+        if half and isinstance(self.trainer.accelerator, CPUAccelerator) and cpu.lacks_bfloat16():
+            print(
+                "Note: this CPU has no instructions for bfloat16, so this training is slower than "
+                "one with --trainer.precision 32-true"
+            )
         if isinstance(data, ImageData):
             print(f"Data: {type(data).__name__}, {data.summary()}{self._note_left_out(data)}")
 
@@ -134,10 +141,15 @@ class TrainingRun:
         advice = "no checkpoint yet: start again"
         if self.last.is_file():
             advice = f"the last good checkpoint is {short(self.last)}: continue from it"
-        raise UserError(
-            f"{error}; {advice} with a smaller --optimizer.lr, or skip such updates with "
-            "--training.skip_non_finite true"
-        ) from error
+        remedy = (
+            "a smaller --optimizer.lr, or skip such updates with --training.skip_non_finite true"
+        )
+        if self.trainer.precision == "16-true":
+            remedy = (
+                "--trainer.precision 16-mixed or bf16-true: float16 rounds the eps of Adam to 0, "
+                "which --optimizer.eps 1e-4 avoids, and overflows above 65,504"
+            )
+        raise UserError(f"{error}; {advice} with {remedy}") from error
 
     def _exit(self, why: str, code: int) -> NoReturn:
         """Print how to continue, and end the process."""

@@ -99,7 +99,10 @@ class ImageFolder(ImageData):
             )
         listing = Listing.of(self.root, self.frames)
         if len(listing.files) < 3:
-            others = f" and {len(listing.left_out)} other files" if listing.left_out else ""
+            others = ""
+            if listing.left_out:
+                name, reason = listing.left_out[0]
+                others = f" and {len(listing.left_out)} other files (such as {name}, {reason})"
             raise UserError(
                 f"{self.root.absolute()} has {len(listing.files)} images{others}, but at least "
                 "three are needed: one each for training, validation and test"

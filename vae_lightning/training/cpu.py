@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+from pathlib import Path
 
 import torch
 
@@ -22,6 +23,15 @@ def tune_process() -> None:
     if not torch.cuda.is_available():
         # Every optimizer step asks for a GPU; this keeps torch from looking for its driver again.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def lacks_bfloat16() -> bool:
+    """Return whether the CPU is known to have no instructions for bfloat16."""
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
+    except OSError:  # another system than Linux
+        return False
+    return not flags & {"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"}
 
 
 def keep_freed_memory() -> bool:

@@ -23,6 +23,7 @@ class EvaluationModule(pl.LightningModule):
     Attributes:
         evaluation_seed: Seed of the noise in validation and test, independent of the training's.
         results: What the last validation or test reported, by ``stage/name``.
+        quantities: Names of what a validation logs, known after the sanity check.
     """
 
     def __init__(self, model: BaseVAE) -> None:
@@ -30,6 +31,7 @@ class EvaluationModule(pl.LightningModule):
         self.model = model
         self.evaluation_seed = 0
         self.results: dict[str, Result] = {}
+        self.quantities: list[str] = []
         self._means: dict[str, Mean] = {}
         self._units: dict[str, str] = {}
         self._evaluation_codes = CodeUsage()
@@ -131,6 +133,7 @@ class EvaluationModule(pl.LightningModule):
         """Report the means over all images under ``val/``."""
         self.report_means("val")
         if self.trainer.sanity_checking:  # a few images, before anything is learned
+            self.quantities = list(self.trainer.callback_metrics)
             self.results = {}
 
     def on_test_epoch_end(self) -> None:

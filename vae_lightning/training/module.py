@@ -27,6 +27,7 @@ from vae_lightning.training import compat, fsdp, multi_step, optimizers
 from vae_lightning.training.code_usage import CodeUsage
 from vae_lightning.training.evaluation import EvaluationModule
 from vae_lightning.training.metrics_log import MetricsLog
+from vae_lightning.training.monitors import check_monitors
 from vae_lightning.training.non_finite import MAX_SKIPPED_IN_A_ROW, NonFiniteDetector, UpdateGuard
 from vae_lightning.training.training_images import DataModuleImages
 
@@ -173,6 +174,8 @@ class LitVAE(EvaluationModule):
     def on_train_start(self) -> None:
         """Continue to count where a checkpoint ended, however many steps its calls had."""
         multi_step.restore_warnings(self)
+        if type(self) is LitVAE:  # a subclass may log more
+            check_monitors(self.trainer, self.quantities)
         if self._restored_steps is not None:
             optimizers.check_states(self.trainer.optimizers)
             compat.set_optimizer_steps(self.trainer, self._restored_steps)
