@@ -45,6 +45,7 @@ class TrainingRecord:
         random_states: States of torch's generators, by process.
         code_counts: How often each code was used since the epoch began, by codebook.
         stopped_before: ``max_epochs`` and ``max_steps`` of a training that a callback ended before.
+        run: The ``id`` and the ``folder`` of the run, None if it was trained from Python.
     """
 
     model: dict[str, Any]
@@ -62,6 +63,7 @@ class TrainingRecord:
     random_states: list[list[Tensor]] = field(default_factory=list)
     code_counts: dict[str, Tensor] = field(default_factory=dict)
     stopped_before: list[int | None] | None = None
+    run: dict[str, str] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain data with its version."""
@@ -99,7 +101,7 @@ class TrainingRecord:
                     f"{path} is damaged: its '{RECORD_KEY}.{entry.name}' is "
                     f"{_shown(entries.get(entry.name))}; {_GET_ANOTHER}"
                 )
-        return cls(**{f.name: entries[f.name] for f in fields(cls)})
+        return cls(**{f.name: entries[f.name] for f in fields(cls) if f.name in entries})
 
 
 def _is_valid(name: str, value: Any) -> bool:
@@ -122,6 +124,9 @@ def _is_valid(name: str, value: Any) -> bool:
         return isinstance(value, dict) and all(isinstance(c, Tensor) for c in value.values())
     if name == "stopped_before":
         return value is None or isinstance(value, list)
+    if name == "run":
+        is_named = isinstance(value, dict) and value.keys() == {"id", "folder"}
+        return value is None or (is_named and all(isinstance(v, str) for v in value.values()))
     return (
         isinstance(value, int)
         and not isinstance(value, bool)

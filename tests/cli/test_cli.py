@@ -76,6 +76,7 @@ def test_a_run_has_everything_in_one_folder(run):
     assert files == {
         "config.yaml",
         "metrics.csv",
+        "run.json",
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
         *(f"figures/{name}/epoch=000.png" for name in figures),

@@ -147,7 +147,7 @@ class Command(LightningCLI):
                 names = parser.names(self.command_parser)
                 where = "the default configuration"
                 if self.checkpoint:
-                    where = str(run_folders.folder_of(self.checkpoint.path) / "config.yaml")
+                    where = str(run_folders.folder_of(self.checkpoint) / "config.yaml")
                 raise UserError(f"{where}: {error_messages.unknown_option(name, names)}") from error
 
     def _parse(self, args: list[str]) -> Namespace:
@@ -213,7 +213,7 @@ class Command(LightningCLI):
             config.name = self.folder.path.parent.name
         else:
             assert self.checkpoint is not None
-            self.folder = RunFolder(run_folders.folder_of(self.checkpoint.path))
+            self.folder = RunFolder(run_folders.folder_of(self.checkpoint))
             config.trainer.enable_checkpointing = False
         self.save_config_kwargs = {"given": config.clone(), "continues": self.folder.continues}
         config.trainer.default_root_dir = str(self.folder.path)
@@ -258,6 +258,9 @@ class Command(LightningCLI):
             raise UserError(f"what {path} describes cannot be built ({message})") from error
         if self.checkpoint:
             _check_fit(self.checkpoint, self.vae)
+        if self.subcommand == "fit":
+            assert self.folder is not None
+            self.model.run = self.folder.identify()
         self.trainer = self.instantiate_trainer()
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:

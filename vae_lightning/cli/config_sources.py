@@ -60,7 +60,7 @@ def flatten(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _run_settings(checkpoint: Checkpoint, command_line: CommandLine) -> dict[str, Any]:
     """Return the settings of the run that wrote a checkpoint, if they are there."""
-    path = run_folders.folder_of(checkpoint.path) / "config.yaml"
+    path = run_folders.folder_of(checkpoint) / "config.yaml"
     if not path.is_file():
         return {}
     settings = read_yaml(path)

@@ -36,7 +36,7 @@ def choose_folder(command_line: CommandLine, config: Namespace, requeued: Path |
         return RunFolder(requeued, continues=True, notes=notes)
     checkpoint = command_line.checkpoint
     if checkpoint and run_folders.is_newest(checkpoint):
-        folder = run_folders.folder_of(checkpoint.path)
+        folder = run_folders.folder_of(checkpoint)
         is_named = command_line.has("--name", "--output_dir")
         if not is_named or parent.absolute() == folder.parent:
             return RunFolder(folder, continues=True, notes=notes)
@@ -60,7 +60,7 @@ def find_requeued_run(command_line: CommandLine, config: Namespace) -> Path | No
         return None
     parents = [parent_folder(config)]
     if command_line.checkpoint:
-        parents.append(run_folders.folder_of(command_line.checkpoint.path).parent)
+        parents.append(run_folders.folder_of(command_line.checkpoint).parent)
     return run_folders.find_run_of_job(parents, str(slurm.job()), command_line.text)
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import secrets
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from vae_lightning.errors import UserError
 from vae_lightning.files import atomic_write_text
 
 NOTES = "run.json"
-"""File in a run's folder: the job that the run belongs to, and its id at an experiment tracker."""
+"""File in a run's folder: its id, its job, and its id at an experiment tracker."""
 
 LOCK_TIMEOUT = 8.0
 """Seconds to wait for a folder that is locked by what is left of a killed process.
@@ -35,13 +36,18 @@ class RunFolder:
         path: The folder.
         continues: Whether it is that of an earlier run, which is continued.
         created: Folders that were created for this run, the innermost first.
-        notes: What will be noted for continuing the run.
+        notes: What will be noted for finding and continuing the run.
     """
 
     path: Path
     continues: bool = False
     created: list[Path] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
+
+    def identify(self) -> dict[str, str]:
+        """Return the id and the path, by which the run's checkpoints know it."""
+        self.notes["id"] = notes(self.path).get("id") or secrets.token_hex(8)
+        return {"id": self.notes["id"], "folder": str(self.path.absolute())}
 
     def remove_traces(self) -> None:
         """Remove what a run has written that failed before its first batch."""
@@ -60,10 +66,21 @@ class RunFolder:
                 folder.rmdir()
 
 
-def folder_of(ckpt_path: str | Path) -> Path:
-    """Return the folder of the run that wrote a checkpoint."""
-    folder = Path(ckpt_path).absolute().parent
-    return folder.parent if folder.name == "checkpoints" else folder
+def folder_of(held: checkpoint.Checkpoint) -> Path:
+    """Return the folder of the run that wrote a checkpoint.
+
+    It is a folder around the checkpoint, which may have been moved together with it, or the one
+    that the checkpoint names. The files of a checkpoint without a run go beside it.
+    """
+    folder = held.path.absolute().parent
+    return _find_run(held) or (folder.parent if folder.name == "checkpoints" else folder)
+
+
+def _find_run(held: checkpoint.Checkpoint) -> Path | None:
+    """Return the folder whose notes have the id of the run that wrote a checkpoint."""
+    run = held.record.run
+    folders = [] if run is None else [*held.path.absolute().parents, Path(run["folder"])]
+    return next((f for f in folders if run and notes(f).get("id") == run["id"]), None)
 
 
 def last_checkpoint(folder: Path) -> Path:
@@ -76,18 +93,16 @@ def is_newest(held: checkpoint.Checkpoint) -> bool:
 
     Nothing is lost then if the run is continued from it.
     """
-    path = held.path.absolute()
-    folder = folder_of(path)
-    if path.parent == folder or not (folder / "config.yaml").is_file():
-        return False  # a copy of a checkpoint
+    path, folder = held.path.absolute(), _find_run(held)
+    if folder is None or not (folder / "config.yaml").is_file():
+        return False
     if path == last_checkpoint(folder):
         return True  # although the best one is written just before it, if an epoch is the best
-    step = held.content["global_step"]
-    for other in path.parent.glob("*.ckpt"):
-        if other == path:
-            continue
+    for other in {*folder.rglob("*.ckpt"), *path.parent.glob("*.ckpt")} - {path}:
         with contextlib.suppress(UserError):  # a damaged one cannot be continued either
-            if checkpoint.read(other).content["global_step"] > step:
+            read = checkpoint.read(other)
+            is_of_run = (read.record.run or {}).get("id") == (held.record.run or {}).get("id")
+            if is_of_run and read.global_step > held.global_step:
                 return False
     return True
 

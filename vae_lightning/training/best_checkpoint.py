@@ -54,11 +54,17 @@ class BestCheckpoint(ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore which files were best, as far as they exist in the run's folder."""
-        folder = Path(self.dirpath or "")
-        best = {str(folder / Path(p).name): v for p, v in state_dict["best_k_models"].items()}
+        before, folder = Path(state_dict["dirpath"] or ""), Path(self.dirpath or "")
+
+        def moved(path: str) -> Path:
+            known = Path(path)  # a name with a metric, {val/loss}, is a path of several parts
+            name = known.relative_to(before) if known.is_relative_to(before) else known.name
+            return folder / name
+
+        best = {str(moved(path)): score for path, score in state_dict["best_k_models"].items()}
         best = {path: score for path, score in best.items() if Path(path).is_file()}
         if not best:
-            last = folder / Path(state_dict["best_model_path"]).name
+            last = moved(state_dict["best_model_path"])
             self.best_model_path = str(last) if last.is_file() else ""  # if nothing is monitored
             return
         worst_first = sorted(best, key=lambda path: best[path], reverse=self.mode == "min")

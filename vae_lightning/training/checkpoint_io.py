@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 partial.unlink(missing_ok=True)
             before = ", and the earlier one is still there" if path.is_file() else ""
             last = path.with_name("last.ckpt")
-            then = f"continue with vae fit --ckpt_path {last}" if last.is_file() else "start again"
+            command = shlex.join(["vae", "fit", "--ckpt_path", str(last)])
+            then = f"continue with {command}" if last.is_file() else "start again"
             raise UserError(
                 f"{path} could not be written ({os.strerror(cause.errno or errno.EIO)}){before}: "
                 f"free some space, or allow writing, then {then}"

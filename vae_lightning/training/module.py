@@ -53,6 +53,7 @@ class LitVAE(EvaluationModule):
         step: Batches trained on before this one, over all epochs.
         noise_seed: Seed of the noise in training.
         began: Whether training has reached its first batch, with everything restored.
+        run: The ``id`` and the ``folder`` of the run, for its checkpoints.
 
     Raises:
         ValueError: If an option is out of range, or an optimizer refuses its arguments.
@@ -101,6 +102,7 @@ class LitVAE(EvaluationModule):
         self.written_step = -1
         self.began = False
         self.stopped_before: list[int | None] | None = None
+        self.run: dict[str, str] | None = None
         self.warning_filters: warnings.catch_warnings[None] | None = None
         self._restored_steps: int | None = None
         self._batch: tuple[int, int] | None = None
@@ -357,6 +359,7 @@ def _record_of(module: LitVAE) -> TrainingRecord:
         random_states=gather(randomness.state(module.device)),
         code_counts=module.train_codes.total(),
         stopped_before=module.stopped_before,
+        run=module.run,
     )
 
 

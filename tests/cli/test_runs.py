@@ -1,0 +1,108 @@
+"""Runs: their folders, what is printed at their end, and what a continued one keeps."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from vae_lightning import checkpoint
+from vae_lightning.__main__ import main
+from vae_lightning.cli import run_folders
+
+TINY = [
+    *("--data.train_size=128", "--data.val_size=16", "--data.test_size=24", "--data.batch_size=16"),
+    *("--model.encoder=MLPEncoder", "--model.encoder.hidden=[4]", "--model.latent_dim=2"),
+    *("--model.decoder=MLPDecoder", "--model.decoder.hidden=[4]", "--trainer.max_epochs=1"),
+    *("--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"),
+    *("--figures.samples=null", "--figures.reconstructions=null", "--figures.latents=null"),
+    "--figures.traversals=null",
+]
+"""Eight batches an epoch."""
+QUICK = ["--trainer.enable_progress_bar=false", "--metrics.disentanglement=null"]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with a run, to be copied."""
+    before, path = os.getcwd(), tmp_path_factory.mktemp("trained")
+    os.chdir(path)
+    main(["fit", *TINY])
+    os.chdir(before)
+    return path
+
+
+@pytest.fixture
+def run(trained, folder, capsys):
+    """The folder of a VAE that was trained for one epoch."""
+    shutil.copytree(trained, folder, dirs_exist_ok=True)
+    return folder / "runs" / "vae" / "version_0"
+
+
+def refusal(args, capsys):
+    """Exit code and sentence of a command that is refused."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main(args)
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "please report" not in line
+    return stop.value.code, line.removeprefix("vae: error: ")
+
+
+# A checkpoint knows its run
+
+
+def test_reports_go_to_the_run_wherever_its_checkpoints_are(folder):
+    where = ["--checkpoint.dirpath=best", "--checkpoint.filename={epoch}-{val/loss:.2f}"]
+    own = ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.dirpath=own/deep"]
+    main(["fit", *TINY, *where, *own])
+    run = folder / "runs" / "vae" / "version_0"
+    (best,) = folder.rglob("epoch=0-val/loss=*.ckpt")
+    (theirs,) = (folder / "own" / "deep").iterdir()
+    for path in best, theirs, run_folders.last_checkpoint(run):
+        held = checkpoint.read(path)
+        assert run_folders.folder_of(held) == run
+        assert run_folders.is_newest(held)
+    main(["test", "--ckpt_path", str(best), *QUICK])
+    assert (run / "test" / "metrics.json").is_file()
+    main(["fit", "--ckpt_path", str(theirs), "--trainer.max_epochs=2"])
+    assert [path.name for path in run.parent.iterdir()] == ["version_0"]
+    assert not run_folders.is_newest(checkpoint.read(theirs))
+
+
+def test_a_checkpoint_belongs_to_the_folder_that_it_was_moved_with(run, folder):
+    shutil.copytree(run, folder / "copy")
+    for place in run, folder / "copy":
+        held = checkpoint.read(run_folders.last_checkpoint(place))
+        assert run_folders.folder_of(held) == place
+    shutil.copy(run_folders.last_checkpoint(run), folder / "a.ckpt")
+    held = checkpoint.read(folder / "a.ckpt")
+    assert run_folders.folder_of(held) == Path(held.record.run["folder"])
+
+
+def test_another_run_in_the_place_of_a_removed_one_gets_no_reports(folder):
+    main(["fit", *TINY, "--checkpoint.dirpath=best"])
+    shutil.rmtree("runs")
+    main(["fit", *TINY, "--trainer.enable_checkpointing=false"])
+    held = checkpoint.read(folder / "best" / "best.ckpt")
+    assert held.record.run["folder"] == str(folder / "runs" / "vae" / "version_0")
+    assert run_folders.folder_of(held) == folder / "best"
+    assert not run_folders.is_newest(held)
+
+
+def test_the_best_is_remembered_if_its_name_has_a_metric(folder):
+    options = ["--checkpoint.filename={epoch}-{val/loss:.2f}", "--checkpoint.save_top_k=2"]
+    main(["fit", *TINY, *options, "--trainer.max_epochs=2", "--optimizer.lr=0"])
+    shutil.move("runs", "moved")
+    last = run_folders.last_checkpoint(folder / "moved" / "vae" / "version_0")
+    main(["fit", "--ckpt_path", str(last), "--trainer.max_epochs=3"])
+    saved = checkpoint.read(last).content["callbacks"]
+    (state,) = (value for key, value in saved.items() if key.startswith("BestCheckpoint"))
+    assert len(state["best_k_models"]) == 2
+    assert all(path.startswith(str(folder / "moved")) for path in state["best_k_models"])
