@@ -329,11 +329,25 @@ def test_rows_that_were_logged_after_the_checkpoint_are_logged_again(run):
     assert max(steps) == 13
 
 
-def test_the_same_run_of_the_tracker_is_continued(folder):
+def test_the_same_run_of_the_tracker_is_continued(folder, monkeypatch):
+    """With changed settings, though the server sends those of the first part."""
     fit(*CONV, "--trainer.max_epochs=1", "--trainer.logger+=WandbLogger")
     run = folder / "runs" / "vae" / "version_0"
     wandb.finish()  # as at the end of a process
+    init, sent = wandb.init, []
+
+    def resume(**kwargs):
+        tracked = init(**kwargs)
+        # As in `wandb.Run.__init__` and in the answer of the server.
+        tracked._config._update(
+            {"config": {"trainer": {"max_epochs": 1}}}, allow_val_change=True, ignore_locked=True
+        )
+        sent.append(tracked)
+        return tracked
+
+    monkeypatch.setattr("wandb.init", resume)
     main(["fit", "--ckpt_path", last(run), "--trainer.max_epochs=2"])
+    assert sent[0].config["config"]["trainer"]["max_epochs"] == 2
     wandb.finish()
     names = [path.name for path in run.glob("wandb/offline-run-*")]
     known = json.loads((run / "run.json").read_text())["wandb_id"]

@@ -64,7 +64,9 @@ class SaveConfig(SaveConfigCallback):
         text = self._text()
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.experiment.config.update({"config": parse_yaml(text, "config.yaml")})
+                # A continued run has those of its first part there.
+                settings = {"config": parse_yaml(text, "config.yaml")}
+                logger.experiment.config.update(settings, allow_val_change=True)
             elif isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_text("config", f"```yaml\n{text}\n```")
 

@@ -52,21 +52,24 @@ def place_loggers(loggers: Any, folder: RunFolder, step: int | None, command: st
     """
     for logger in as_list(loggers):
         arguments = getattr(logger, "init_args", None)
-        if arguments is None or arguments.get("save_dir") != ".":
+        if arguments is None:
+            continue
+        if logger.class_path.endswith("WandbLogger") and command == "fit":
+            _set_wandb_id(arguments, folder)
+        if arguments.get("save_dir") != ".":
             continue
         arguments.save_dir = str(folder.path)
         if logger.class_path.endswith("TensorBoardLogger"):
             arguments.name, arguments.version = "tensorboard", ""
             if folder.continues and step is not None:
                 logger.dict_kwargs = {"purge_step": step}
-        elif logger.class_path.endswith("WandbLogger"):
-            if arguments.get("name") is None:
-                arguments.name = f"{folder.path.parent.name}/{folder.path.name}"
-            if command == "fit":
-                _set_wandb_id(arguments, folder)
+        elif logger.class_path.endswith("WandbLogger") and arguments.get("name") is None:
+            arguments.name = f"{folder.path.parent.name}/{folder.path.name}"
 
 
 def _set_wandb_id(arguments: Namespace, folder: RunFolder) -> None:
+    if arguments.get("version") is not None:  # another name for the id
+        return
     if arguments.get("id") is None:
         known = run_folders.notes(folder.path).get("wandb_id") if folder.continues else None
         arguments.id = known or secrets.token_hex(4)
