@@ -191,7 +191,12 @@ def read(path: str | Path) -> Checkpoint:
     if not path.is_file():
         what = "which is a folder" if path.is_dir() else "where no file is"
         raise UserError(f"no checkpoint at {path}, {what}: give the path of a .ckpt file")
-    if not zipfile.is_zipfile(path):
+    try:
+        with path.open("rb") as file:
+            is_whole = zipfile.is_zipfile(file)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): get read access") from error
+    if not is_whole:
         raise UserError(f"{path} is not a checkpoint, or only a part of one: {_GET_ANOTHER}")
     try:
         with zipfile.ZipFile(path) as archive:
@@ -205,8 +210,8 @@ def read(path: str | Path) -> Checkpoint:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{path} was not loaded: it is damaged, or holds Python objects other than weights and "
-            "plain data, which could run code; train again or get the file again"
+            f"{path} was not loaded: it holds Python objects other than weights and plain data, "
+            "which could run code; train again, without what added them"
         ) from error
     except Exception as error:
         raise UserError(

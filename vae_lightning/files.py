@@ -1,7 +1,11 @@
-"""Paths that users give, and text files that other processes may read, or a kill interrupt."""
+"""Files and their paths, whoever reads and writes them, and however damaged they are."""
 
+import gzip
 import os
+import zlib
 from pathlib import Path
+
+from vae_lightning.errors import UserError
 
 
 def expand(path: str | Path) -> Path:
@@ -17,3 +21,21 @@ def atomic_write_text(path: Path, text: str) -> None:
     partial = path.with_name(f"{path.name}.{os.getpid()}")
     partial.write_text(text, encoding="utf-8", errors="backslashreplace")
     partial.replace(path)
+
+
+def read_data_file(path: Path) -> bytes:
+    """Read a file of a data set, and decompress it if its name ends in ``.gz``.
+
+    Raises:
+        UserError: If it cannot be read, or is damaged.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): get read access") from error
+    if path.suffix != ".gz":
+        return content
+    try:
+        return gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path} is damaged ({error}): download it again") from error

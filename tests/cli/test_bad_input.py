@@ -437,7 +437,7 @@ CHECKPOINTS = [
     ("another size", [*TEST, "--model.latent_dim=7"], None, "leave out options that change its"),
     ("resume: weights only", RESUME, without("optimizer_states", LAST), "holds only weights"),
     ("resume: no loops", RESUME, without("loops", LAST), "does not say how far its training got"),
-    ("resume: loops a number", RESUME, with_(LAST, loops={"fit_loop": 5}), "is damaged, or"),
+    ("resume: loops a number", RESUME, with_(LAST, loops={"fit_loop": 5}), "cannot be resumed"),
     ("resume: done", ["fit", "--ckpt_path", LAST], None, "has already been trained for 1 epochs"),
     ("resume: callbacks", RESUME, with_(LAST, callbacks=5), "'callbacks' is of type int"),
     (

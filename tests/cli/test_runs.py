@@ -1,14 +1,22 @@
 """Runs: their folders, what is printed at their end, and what a continued one keeps."""
 
+import gzip
 import os
 import shutil
 from pathlib import Path
 
+import lightning.pytorch as pl
 import pytest
+import torch
+from jsonargparse import Namespace
 
 from vae_lightning import checkpoint
 from vae_lightning.__main__ import main
 from vae_lightning.cli import run_folders
+from vae_lightning.cli.run_folders import RunFolder
+from vae_lightning.cli.trainer_setup import place_loggers
+from vae_lightning.errors import UserError
+from vae_lightning.files import read_data_file
 
 TINY = [
     *("--data.train_size=128", "--data.val_size=16", "--data.test_size=24", "--data.batch_size=16"),
@@ -106,3 +114,84 @@ def test_the_best_is_remembered_if_its_name_has_a_metric(folder):
     (state,) = (value for key, value in saved.items() if key.startswith("BestCheckpoint"))
     assert len(state["best_k_models"]) == 2
     assert all(path.startswith(str(folder / "moved")) for path in state["best_k_models"])
+
+
+# What is called damaged
+
+
+class Fails(pl.Callback):
+    """Fails where it is told to: before the training, or when it is restored."""
+
+    def __init__(self, when: str = "") -> None:
+        self.when = when
+
+    def on_fit_start(self, trainer, pl_module) -> None:
+        if self.when == "fit":
+            raise RuntimeError("the tracker has no network")
+
+    def state_dict(self):
+        return {"when": self.when}
+
+    def load_state_dict(self, state_dict) -> None:
+        if self.when == "restore":
+            raise KeyError("a field of the old version")
+
+
+@pytest.mark.parametrize(
+    ("when", "sentence"),
+    [("fit", "RuntimeError: the tracker has no network"), ("restore", "last.ckpt cannot be res")],
+)
+def test_only_what_a_checkpoint_holds_is_blamed_on_it(when, sentence, folder, capsys):
+    callback = ["--trainer.callbacks+=test_runs.Fails", "--trainer.callbacks.when"]
+    main(["fit", *TINY, *callback, "never"])
+    last = str(run_folders.last_checkpoint(folder / "runs" / "vae" / "version_0"))
+    with pytest.raises(SystemExit, match="1"):
+        main(["fit", "--ckpt_path", last, "--trainer.max_epochs=2", *callback, when])
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert sentence in message
+    assert "damaged" not in message
+    assert ("resumed" in message) == (when == "restore")
+
+
+def test_what_is_whole_is_not_called_damaged(run, folder, capsys, monkeypatch):
+    last = run_folders.last_checkpoint(run)
+    content = torch.load(last, weights_only=True)
+    torch.save({**content, "callbacks": {"Mine": Path("object")}}, folder / "objects.ckpt")
+    del content["loops"]
+    torch.save(content, folder / "no_loops.ckpt")
+    for name, part in {
+        "objects": "holds Python objects other than weights",
+        "no_loops": "does not say how far its training got",
+    }.items():
+        args = ["fit", "--ckpt_path", f"{name}.ckpt", "--trainer.max_epochs=2"]
+        code, message = refusal(args, capsys)
+        assert (code, part in message, "damaged" in message) == (1, True, False), message
+
+    def deny(self, *args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.open", deny)
+    code, message = refusal(["test", "--ckpt_path", str(last)], capsys)
+    assert (code, "cannot be read (Permission denied)" in message) == (1, True), message
+
+
+def test_data_that_may_not_be_read_are_not_called_damaged(tmp_path, monkeypatch):
+    path = tmp_path / "images.gz"
+    path.write_bytes(gzip.compress(b"x")[:-4])
+    with pytest.raises(UserError, match=r"images.gz is damaged \(Compressed file ended"):
+        read_data_file(path)
+
+    def deny(self):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.read_bytes", deny)
+    with pytest.raises(UserError, match=r"images.gz cannot be read \(Permission denied\): get"):
+        read_data_file(path)
+
+
+def test_a_tracker_with_a_folder_of_its_own_is_continued_too(run):
+    run_folders.add_notes(run, wandb_id="1234abcd")
+    arguments = Namespace(save_dir="elsewhere", id=None, version=None, name=None)
+    logger = Namespace(class_path="lightning.pytorch.loggers.WandbLogger", init_args=arguments)
+    place_loggers([logger], RunFolder(run, continues=True), 8, "fit")
+    assert (arguments.id, arguments.save_dir) == ("1234abcd", "elsewhere")

@@ -168,8 +168,9 @@ class Command(LightningCLI):
                     self.parser.parse_args([args[0], "--ckpt_path", str(self.checkpoint.path)])
                 except WrongOptions as own:
                     raise UserError(
-                        f"{self.checkpoint.path}, or config.yaml of its run, is damaged or from "
-                        f"another version of this project ({self._explain(own)})"
+                        f"the settings in {self.checkpoint.path} and in config.yaml of its run "
+                        f"cannot be used ({self._explain(own)}): they were changed, or are from "
+                        "another version of this project"
                     ) from error
             raise explained from error
 

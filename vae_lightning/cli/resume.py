@@ -52,8 +52,8 @@ def check_progress(held: Checkpoint, config: Namespace) -> None:
         )
     if "fit_loop" not in held.content.get("loops", {}):
         raise UserError(
-            f"{held.path} does not say how far its training got: it is damaged, or from another "
-            "version of Lightning; use another one"
+            f"{held.path} does not say how far its training got, as checkpoints of another version "
+            "of Lightning do not: use another one"
         )
     reached = {
         "max_epochs": (held.record.epochs, "epochs"),

@@ -15,7 +15,7 @@ from vae_lightning.cli.run_folders import RunFolder, short
 from vae_lightning.data import ImageData
 from vae_lightning.errors import NonFinite, UserError, writing
 from vae_lightning.files import atomic_write_text
-from vae_lightning.training import cpu, slurm
+from vae_lightning.training import compat, cpu, slurm
 from vae_lightning.training.best_checkpoint import BestCheckpoint
 from vae_lightning.training.checkpoint_io import check_disk_space
 from vae_lightning.training.last_checkpoint import Interrupted, LastCheckpoint
@@ -115,15 +115,16 @@ class TrainingRun:
 
     @contextlib.contextmanager
     def _attributed_to(self, ckpt_path: str | None) -> Iterator[None]:
-        """Attribute failures before the first resumed batch to the checkpoint."""
+        """Attribute failures while a checkpoint is restored to the checkpoint."""
         try:
             yield
         except Exception as error:
-            if ckpt_path is None or isinstance(error, UserError) or self.module.began:
+            if ckpt_path is None or isinstance(error, UserError) or not compat.restores(error):
                 raise
+            message = " ".join(str(error).split())
             raise UserError(
-                f"{ckpt_path} cannot be resumed ({type(error).__name__}: {error}): it is damaged, "
-                "or from another version of this project; use another one"
+                f"{ckpt_path} cannot be resumed ({type(error).__name__}: {message}): it does not "
+                "fit these options or versions; leave out what you changed, or use another one"
             ) from error
 
     def _stop(self, stop: Interrupted) -> NoReturn:

@@ -451,8 +451,8 @@ class ImageData(Configurable, pl.LightningDataModule, ABC):
         seed = state_dict.get("order_seed") if isinstance(state_dict, dict) else None
         if not isinstance(seed, int):
             raise UserError(
-                f"the checkpoint is damaged: its state of {type(self).__name__} has no "
-                "'order_seed'; use another one"
+                f"the checkpoint's state of {type(self).__name__} has no 'order_seed': use another "
+                "one, or let state_dict() of your own data module extend that of ImageData"
             )
         self.order_seed = seed
 

@@ -7,12 +7,10 @@ References:
     https://arxiv.org/abs/1812.01718
 """
 
-import gzip
 import math
 import os
 import shutil
 import tempfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from torch.utils.data import Dataset
 from vae_lightning.batch import Batch
 from vae_lightning.data.base import ImageData, Images, InMemory, Split, data_root, split_indices
 from vae_lightning.errors import UserError
+from vae_lightning.files import read_data_file
 from vae_lightning.nets import ImageShape
 
 _FILES = {
@@ -153,12 +152,7 @@ def read_idx(path: Path) -> Tensor:
     Raises:
         UserError: If the file cannot be read or its length does not match its header.
     """
-    try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(
-            f"{path} is damaged or cannot be read ({error}): download it again"
-        ) from error
+    data = read_data_file(path)
     # Header: two zero bytes, 8 for unsigned bytes, the number of dimensions, then the sizes.
     ndim = data[3] if len(data) > 3 and data[:3] == b"\0\0\x08" else 0
     header = 4 + 4 * ndim

@@ -7,11 +7,9 @@ References:
     files), https://proceedings.mlr.press/v15/larochelle11a.html
 """
 
-import gzip
 import hashlib
 import http.client
 import urllib.request
-import zlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +21,7 @@ from vae_lightning.batch import Batch
 from vae_lightning.data.base import ImageData, Images, InMemory, Split, data_root
 from vae_lightning.data.cache import cached
 from vae_lightning.errors import UserError
+from vae_lightning.files import read_data_file
 from vae_lightning.nets import ImageShape
 
 SOURCE = "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/"
@@ -120,16 +119,9 @@ class StaticMNIST(ImageData):
     def _find(self, name: str) -> tuple[str, bytes]:
         """Return the location of a file and its content."""
         path = self.root / "binarized_mnist" / name
-        try:
-            if path.is_file():
-                return str(path), path.read_bytes()
-            if path.with_name(f"{name}.gz").is_file():
-                path = path.with_name(f"{name}.gz")
-                return str(path), gzip.decompress(path.read_bytes())
-        except (OSError, EOFError, zlib.error) as error:
-            raise UserError(
-                f"{path} is damaged or cannot be read ({error}): download it again"
-            ) from error
+        for found in path, path.with_name(f"{name}.gz"):
+            if found.is_file():
+                return str(found), read_data_file(found)
         print(f"Downloading {SOURCE}{name}", flush=True)
         try:
             with urllib.request.urlopen(f"{SOURCE}{name}", timeout=60) as response:

@@ -81,8 +81,8 @@ def build(description: Mapping[str, Any], path: str | Path = "the settings") -> 
         raise
     except (TypeError, ValueError) as error:
         raise UserError(
-            f"the {cls.__name__} of {path} could not be built, so the file is damaged or from "
-            f"another version of the class ({' '.join(str(error).split())})"
+            f"the {cls.__name__} of {path} could not be built: it is from another version "
+            f"of the class ({' '.join(str(error).split())})"
         ) from error
     return model
 

@@ -4,8 +4,10 @@ The versions of these packages are bounded above in pyproject.toml. When one of 
 assertions here say what has moved.
 """
 
+import inspect
 import json
 import signal
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +16,7 @@ import lightning.pytorch as pl
 from jsonargparse import Namespace, _common, _typehints
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.trainer.connectors import checkpoint_connector
 
 _LOOPS = "https://github.com/Lightning-AI/pytorch-lightning/blob/2.6.1/src/lightning/pytorch/loops/"
 
@@ -160,6 +163,14 @@ def parsing_settings_restored() -> Iterator[None]:
     finally:
         settings.clear()
         settings.update(before)
+
+
+def restores(error: BaseException) -> bool:
+    """Return whether an error was raised while Lightning restored a checkpoint."""
+    module = inspect.getfile(checkpoint_connector)
+    assert hasattr(checkpoint_connector, "_CheckpointConnector"), module
+    frames = traceback.extract_tb(error.__traceback__)
+    return any(frame.filename == module and "restore" in frame.name for frame in frames)
 
 
 def end_processes(trainer: pl.Trainer) -> None:

@@ -179,8 +179,8 @@ def check_states(optimizers: Iterable[Optimizer]) -> None:
             }
             if any(getattr(state.get(name), "shape", None) != s for name, s in sizes.items()):
                 raise UserError(
-                    "the state of the optimizer in the checkpoint does not fit the weights: the "
-                    "file is damaged, use another one from the same folder"
+                    "the state of the optimizer in the checkpoint does not fit the weights: "
+                    "use another one from the same folder"
                 )
 
 
