@@ -281,7 +281,7 @@ class Command(LightningCLI):
         shown, bar = trainer_setup.progress(callbacks, config.trainer.enable_progress_bar)
         trainer = super().instantiate_trainer(
             logger=loggers or False,
-            callbacks=[*callbacks, *shown, *self._callbacks(config)],
+            callbacks=[*callbacks, *shown, *_callbacks(self, config)],
             enable_progress_bar=bar,
             plugins=trainer_setup.plugins(config.trainer.plugins, config.trainer.strategy),
             **kwargs,
@@ -289,27 +289,6 @@ class Command(LightningCLI):
         trainer_setup.check_torchrun(trainer)
         trainer_checks.check_devices(trainer)
         return trainer
-
-    def _callbacks(self, config: Namespace) -> list[pl.Callback]:
-        """Return the callbacks of the command."""
-        assert self.folder is not None
-        if self.subcommand == "predict":
-            return [PredictionWriter(self.folder.path / "predictions")]
-        if self.subcommand in ("test", "validate"):
-            metrics = [metric for metric in vars(config.metrics).values() if metric]
-            how = {
-                "command": self.command_line.text,
-                "checkpoint": str(Path(config.ckpt_path).absolute()),
-            }
-            return [*metrics, Reporter(self.folder.path, how)]
-        callbacks: list[pl.Callback] = [OptimizerChanges(self.optimizer_changes)]
-        callbacks += [figure for figure in vars(config.figures).values() if figure]
-        if config.trainer.enable_checkpointing is not False:
-            callbacks.append(config.checkpoint)
-            if config.checkpoint.save_last:
-                callbacks.append(config.last)
-                config.checkpoint.save_last = False  # not by two callbacks
-        return callbacks
 
     # Running
 
@@ -345,6 +324,28 @@ class Command(LightningCLI):
         )
         if self.trainer.is_global_zero:
             print(f"\nPredictions: {run_folders.short(self.folder.path / 'predictions')}")
+
+
+def _callbacks(command: Command, config: Namespace) -> list[pl.Callback]:
+    """Return the callbacks of a command."""
+    assert command.folder is not None
+    if command.subcommand == "predict":
+        return [PredictionWriter(command.folder.path / "predictions")]
+    if command.subcommand in ("test", "validate"):
+        metrics = [metric for metric in vars(config.metrics).values() if metric]
+        how = {
+            "command": command.command_line.text,
+            "checkpoint": str(Path(config.ckpt_path).absolute()),
+        }
+        return [*metrics, Reporter(command.folder.path, how)]
+    callbacks: list[pl.Callback] = [OptimizerChanges(command.optimizer_changes)]
+    callbacks += [figure for figure in vars(config.figures).values() if figure]
+    if config.trainer.enable_checkpointing is not False:
+        callbacks.append(config.checkpoint)
+        if config.checkpoint.save_last:
+            callbacks.append(config.last)
+            config.checkpoint.save_last = False  # not by two callbacks
+    return callbacks
 
 
 def _factory(config: Namespace | None) -> Any:
