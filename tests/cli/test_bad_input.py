@@ -479,6 +479,8 @@ OPTIONS = [
         2,
         ["got 'None'; for no value, write null"],
     ),
+    ("fit", ["--trainer.callbacks+=BatchSizeFinder"], 1, ["BatchSizeFinder resets the progress"]),
+    ("fit", ["--trainer.callbacks=LearningRateFinder"], 1, ["LearningRateFinder resets the"]),
     ("fit", ["--trainer.gradient_clip_val", "none"], 2, ["for no value, write null"]),
     ("fit", ["--model.bse=x"], 2, ["VAE has no option 'bse'"]),
     ("fit", ["--lr_scheduler=ReduceLROnPlateau"], 2, ["give --lr_scheduler.monitor"]),

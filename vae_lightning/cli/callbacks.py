@@ -1,6 +1,7 @@
 """Callbacks of the command line: settings, reports and progress."""
 
 import itertools
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,13 @@ class SaveConfig(SaveConfigCallback):
                 logger.experiment.add_text("config", f"```yaml\n{text}\n```")
 
     def _text(self) -> str:
-        text: str = self.parser.dump(self.config, skip_none=False)
-        return text
+        """Return the settings as YAML that can be read again."""
+        # Arguments that are objects, such as a device, keep the default of their class.
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"\s*Unable to serialize instance")
+            text: str = self.parser.dump(self.config, skip_none=False)
+        lines = text.splitlines(keepends=True)
+        return "".join(line for line in lines if "Unable to serialize instance" not in line)
 
     def _write(self) -> None:
         text = self._text()

@@ -38,6 +38,11 @@ from vae_lightning.training import compat
 from vae_lightning.training.metrics_log import MetricsLog
 from vae_lightning.training.module import LitVAE
 
+_SPLIT = "--data.predict_split"
+
+_NOT_ABOUT_IMAGES = {"batch_size", "num_workers", "memory_limit", "predict_split"}
+"""Arguments of data modules that do not change the images."""
+
 
 class Command(LightningCLI):
     """A command of ``vae`` that needs Lightning.
@@ -52,6 +57,7 @@ class Command(LightningCLI):
     """
 
     subcommand: str
+    predictions: PredictionWriter
     model: LitVAE
     datamodule: ImageData
 
@@ -207,6 +213,9 @@ class Command(LightningCLI):
         config = self.config[self.subcommand]
         allowed_classes.check_callables(config)
         trainer_checks.check_trainer(config.trainer, self.subcommand)
+        is_named = self.command_line.has("--data.root")
+        if self.subcommand == "predict" and is_named and not self.command_line.has(_SPLIT):
+            _predict_all(config.data)
         if self.checkpoint:
             self._compare(self.checkpoint, config)
         if self.subcommand == "fit":
@@ -323,14 +332,16 @@ class Command(LightningCLI):
             **kwargs, ckpt_path=self._ckpt_path, weights_only=True, return_predictions=False
         )
         if self.trainer.is_global_zero:
-            print(f"\nPredictions: {run_folders.short(self.folder.path / 'predictions')}")
+            print(f"\nPredictions: {run_folders.short(self.predictions.folder)}")
 
 
 def _callbacks(command: Command, config: Namespace) -> list[pl.Callback]:
     """Return the callbacks of a command."""
     assert command.folder is not None
     if command.subcommand == "predict":
-        return [PredictionWriter(command.folder.path / "predictions")]
+        folder = command.folder.path / "predictions"
+        command.predictions = PredictionWriter(folder, _source(command.datamodule))
+        return [command.predictions]
     if command.subcommand in ("test", "validate"):
         metrics = [metric for metric in vars(config.metrics).values() if metric]
         how = {
@@ -346,6 +357,21 @@ def _callbacks(command: Command, config: Namespace) -> list[pl.Callback]:
             callbacks.append(config.last)
             config.checkpoint.save_last = False  # not by two callbacks
     return callbacks
+
+
+def _predict_all(data: Namespace) -> None:
+    """Predict every image of a folder that was named."""
+    if data.class_path.endswith(".ImageFolder"):
+        data.init_args.predict_split = "all"
+
+
+def _source(data: pl.LightningDataModule) -> dict[str, Any]:
+    """Return which images a data module predicts, whatever its batches are."""
+    if not isinstance(data, ImageData):
+        return {"class_path": type(data).__qualname__}
+    described = data.describe()
+    images = {k: v for k, v in described["init_args"].items() if k not in _NOT_ABOUT_IMAGES}
+    return {**described, "init_args": images, "split": data.predict_split}
 
 
 def _factory(config: Namespace | None) -> Any:

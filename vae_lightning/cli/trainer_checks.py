@@ -2,6 +2,7 @@
 
 import math
 import os
+from typing import Any
 
 import lightning.pytorch as pl
 from jsonargparse import Namespace
@@ -32,6 +33,18 @@ _NOT_ZERO = {
 }
 """Options that let a command do nothing if they are 0."""
 
+_REFUSED_CALLBACKS = {
+    "BatchSizeFinder": (
+        "resets the progress of the training and rewrites --data.batch_size, so that the run could "
+        "not be continued: try sizes with --data.batch_size and --trainer.max_steps 20"
+    ),
+    "LearningRateFinder": (
+        "resets the progress of the training and rewrites --optimizer.lr, so that the run could "
+        "not be continued: compare rates with vae sweep learning_rate"
+    ),
+}
+"""Callbacks that cannot be used, with the reason and an alternative."""
+
 _MAX_CPU_PROCESSES = 8
 """Number of processes that may share a CPU with fewer cores, to try several of them anywhere."""
 
@@ -50,6 +63,10 @@ def check_trainer(config: object, command: str) -> None:
     """
     if not isinstance(config, Namespace):
         raise UserError(f"trainer must hold options by name, got {config}")
+    for callback in _entries(config["callbacks"]):
+        name = str(callback.get("class_path")).rpartition(".")[2]
+        if name in _REFUSED_CALLBACKS:
+            raise UserError(f"trainer.callbacks: {name} {_REFUSED_CALLBACKS[name]}")
     for name, minimum in _MINIMUM.items():
         value = config[name]
         # Written so that NaN is refused too.
@@ -67,6 +84,12 @@ def check_trainer(config: object, command: str) -> None:
     devices = str(config["devices"])
     if devices.lstrip("-").isdigit() and (int(devices) == 0 or int(devices) < -1):
         raise UserError(f"trainer.devices must be at least 1, or -1 for all GPUs, got {devices}")
+
+
+def _entries(callbacks: Any) -> list[Any]:
+    """Return the classes and arguments of the trainer's callbacks."""
+    entries = callbacks if isinstance(callbacks, list) else [callbacks] if callbacks else []
+    return [entry for entry in entries if hasattr(entry, "get")]
 
 
 def check_seed(seed: object) -> None:

@@ -22,6 +22,7 @@ from vae_lightning.settings import Configurable
 from vae_lightning.training import compat
 
 Split = Literal["train", "val", "test"]
+PredictSplit = Literal["train", "val", "test", "all"]
 Binarization = Literal["none", "threshold", "dynamic"]
 
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -217,7 +218,7 @@ class ImageData(Configurable, pl.LightningDataModule, ABC):
         train_on_val: Whether to train on the validation images too, as in papers that fix the
             length of training in advance. The validation loss then does not measure generalization:
             keep the last weights (``checkpoint.monitor: null``) instead of the best.
-        predict_split: Split that ``vae predict`` uses.
+        predict_split: Split that ``vae predict`` uses; ``all`` for the images of all splits.
         num_workers: Number of processes that load images. 0 is fastest for images in memory.
 
     Raises:
@@ -242,7 +243,7 @@ class ImageData(Configurable, pl.LightningDataModule, ABC):
         binarization: Binarization = "none",
         split_seed: int = 0,
         train_on_val: bool = False,
-        predict_split: Split = "test",
+        predict_split: PredictSplit = "test",
         num_workers: int = 0,
     ) -> None:
         super().__init__()
@@ -254,10 +255,10 @@ class ImageData(Configurable, pl.LightningDataModule, ABC):
         self.binarization = binarization
         self.split_seed = split_seed
         self.train_on_val = train_on_val
-        self.predict_split = predict_split
+        self.predict_split: PredictSplit = predict_split
         self.num_workers = num_workers
         self.order_seed = torch.initial_seed()
-        self.datasets: dict[Split, Dataset[Batch]] = {}
+        self.datasets: dict[PredictSplit, Dataset[Batch]] = {}
         self.joined_batches = 1
         """Number of batches that the training loader yields at once, for several steps per call."""
         self._warnings: warnings.catch_warnings[None] | None = None
@@ -304,9 +305,13 @@ class ImageData(Configurable, pl.LightningDataModule, ABC):
     def load(self, split: Split) -> Dataset[Batch]:
         """Return the images of a split, a data set whose ``__getitems__`` returns uint8 batches."""
 
-    def splits_of(self, stage: str) -> tuple[Split, ...]:
+    def load_all(self) -> Dataset[Batch]:
+        """Return the images of all splits, by default those to train on first."""
+        return Joined(Joined(self.load("train"), self.load("val")), self.load("test"))
+
+    def splits_of(self, stage: str) -> tuple[PredictSplit, ...]:
         """Return the splits that a stage needs."""
-        needed: dict[str, tuple[Split, ...]] = {
+        needed: dict[str, tuple[PredictSplit, ...]] = {
             "fit": ("train", "val"),
             "validate": ("val",),
             "test": ("test",),
@@ -325,7 +330,7 @@ class ImageData(Configurable, pl.LightningDataModule, ABC):
             warnings.filterwarnings("ignore", ".*does not have many workers.*")
         for split in self.splits_of(stage):
             if split not in self.datasets:
-                dataset = self.load(split)
+                dataset = self.load_all() if split == "all" else self.load(split)
                 if split == "train" and self.train_on_val:
                     dataset = Joined(dataset, self.load("val"))
                 if not len(dataset):  # type: ignore[arg-type]
@@ -379,7 +384,7 @@ class ImageData(Configurable, pl.LightningDataModule, ABC):
         """Return the loader of ``predict_split``, in a fixed random order."""
         return self._loader(self.predict_split)
 
-    def _loader(self, split: Split, shuffle: bool = False) -> DataLoader[Batch]:
+    def _loader(self, split: PredictSplit, shuffle: bool = False) -> DataLoader[Batch]:
         dataset = self.datasets[split]
         size, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         seed = self.order_seed if shuffle else self.split_seed

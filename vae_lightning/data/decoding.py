@@ -18,7 +18,7 @@ _NO_PIXELS = {"MPEG"}
 _ANIMATED = {"AVIF", "DCX", "FLI", "GIF", "TIFF", "WEBP"}
 """Formats whose files may hold several frames or pages; PNG is looked at separately."""
 
-_PNG_HEADER = 4096
+_PNG_HEADER = 1024
 """Bytes of a PNG file in which the chunk that announces an animation is looked for."""
 
 _TRANSPOSE = {
@@ -63,7 +63,7 @@ def count_frames(path: str) -> int:
     name = _formats().get(os.path.splitext(path)[1].lower())
     try:
         if name == "PNG":
-            with open(path, "rb") as file:
+            with open(path, "rb", buffering=0) as file:
                 if b"acTL" not in file.read(_PNG_HEADER):
                     return 1
         elif name not in _ANIMATED and name is not None:

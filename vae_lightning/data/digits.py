@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from vae_lightning import randomness
 from vae_lightning.batch import Batch
 from vae_lightning.data import strokes
-from vae_lightning.data.base import ImageData, Images, InMemory, Split, split_indices
+from vae_lightning.data.base import ImageData, Images, InMemory, PredictSplit, Split, split_indices
 from vae_lightning.data.cache import cached
 from vae_lightning.nets import ImageShape
 
@@ -68,9 +68,10 @@ class Digits(ImageData):
     def prepare_data(self) -> None:
         """Draw the images that a stage needs and cache them; called in one process only."""
         stage = self.trainer.state.fn if self.trainer else None
-        splits: Sequence[Split] = self.splits_of(stage) if stage else ("train", "test")
-        for source in {_source(split) for split in splits}:
-            self._draw(source)
+        splits: Sequence[PredictSplit] = self.splits_of(stage) if stage else ("all",)
+        for source in ("train", "test"):
+            if "all" in splits or source in {_source(split) for split in splits}:
+                self._draw(source)
 
     def load(self, split: Split) -> Dataset[Batch]:
         """See `ImageData.load`."""
@@ -114,7 +115,7 @@ class Digits(ImageData):
         return {"images": strokes.render(drawn), "factors": drawn.factors}
 
 
-def _source(split: Split) -> str:
+def _source(split: PredictSplit) -> str:
     """Return the source of a split; training and validation images are drawn together."""
     return "test" if split == "test" else "train"
 

@@ -192,7 +192,13 @@ class ImageFolder(ImageData):
         Raises:
             UserError: If an image cannot be read.
         """
-        chosen = self._positions[split]
+        return self._load(self._positions[split])
+
+    def load_all(self) -> Dataset[Batch]:
+        """Return all images, in the order of `files`."""
+        return self._load(torch.arange(len(self.files)))
+
+    def _load(self, chosen: Tensor) -> Dataset[Batch]:
         y = None if self._listing.y is None else self._listing.y[chosen]
         if y is not None and y.lt(0).any():
             y = None  # a split without classes

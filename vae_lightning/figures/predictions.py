@@ -1,5 +1,7 @@
 """Predictions as NumPy arrays on disk."""
 
+import itertools
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from torch import Tensor
 from vae_lightning import plotting, randomness
 from vae_lightning.batch import Batch
 from vae_lightning.errors import UserError
+from vae_lightning.files import atomic_write_text
 
 
 class PredictionWriter(pl.Callback):
@@ -25,18 +28,32 @@ class PredictionWriter(pl.Callback):
     ``FOLDER.partial``, which is renamed to ``FOLDER`` when it is complete.
 
     Args:
-        folder: Output folder. Earlier predictions there are replaced.
+        folder: Output folder. Earlier predictions there are replaced if they are of the same
+            images, else the folder gets a number.
+        source: What the images are, as plain data; written to ``source.json``.
         images: Number of images in the picture.
 
     Raises:
         UserError: If the folder exists and does not hold predictions.
     """
 
-    def __init__(self, folder: str | Path, images: int = 32) -> None:
-        self.folder = Path(folder)
+    def __init__(
+        self, folder: str | Path, source: dict[str, Any] | None = None, images: int = 32
+    ) -> None:
+        self.source = json.dumps(source or {}, indent=2, default=str) + "\n"
+        self.folder = self._choose(Path(folder))
         self.partial = self.folder.with_name(self.folder.name + ".partial")
         self.images = images
         self.arrays: dict[str, np.memmap[Any, Any]] = {}
+
+    def _choose(self, folder: Path) -> Path:
+        """Return the folder, or one with a number if it has predictions of other images."""
+        names = (folder.with_name(f"{folder.name}_{n}") for n in itertools.count(1))
+        for path in (folder, *itertools.islice(names, 10_000)):
+            source = path / "source.json"
+            if not source.is_file() or source.read_text(encoding="utf-8") == self.source:
+                return path
+        raise UserError(f"{folder} and its successors are full: move some of them away")
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Create an empty folder."""
@@ -100,6 +117,7 @@ class PredictionWriter(pl.Callback):
                 title="Originals and reconstructions",
             )
             Image.fromarray(plotting.to_array(figure)).save(self.partial / "reconstructions.png")
+            atomic_write_text(self.partial / "source.json", self.source)
             shutil.rmtree(self.folder, ignore_errors=True)
             self.partial.rename(self.folder)
         trainer.strategy.barrier()

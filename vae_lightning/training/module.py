@@ -176,8 +176,7 @@ class LitVAE(EvaluationModule):
     def on_train_start(self) -> None:
         """Continue to count where a checkpoint ended, however many steps its calls had."""
         multi_step.restore_warnings(self)
-        if type(self) is LitVAE:  # a subclass may log more
-            check_monitors(self.trainer, self.quantities)
+        check_monitors(self.trainer, self.quantities if type(self) is LitVAE else ())
         if self._restored_steps is not None:
             optimizers.check_states(self.trainer.optimizers)
             compat.set_optimizer_steps(self.trainer, self._restored_steps)
