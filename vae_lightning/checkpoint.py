@@ -44,7 +44,8 @@ class TrainingRecord:
         log_rows: Number of rows of ``metrics.csv``.
         random_states: States of torch's generators, by process.
         code_counts: How often each code was used since the epoch began, by codebook.
-        stopped_before: ``max_epochs`` and ``max_steps`` of a training that a callback ended before.
+        ended_early: The ``reason`` why a callback has ended the training, and the ``limits`` before
+            which it did, ``max_epochs`` and ``max_steps``.
         run: The ``id`` and the ``folder`` of the run, None if it was trained from Python.
     """
 
@@ -62,7 +63,7 @@ class TrainingRecord:
     log_rows: int = 0
     random_states: list[list[Tensor]] = field(default_factory=list)
     code_counts: dict[str, Tensor] = field(default_factory=dict)
-    stopped_before: list[int | None] | None = None
+    ended_early: dict[str, Any] | None = None
     run: dict[str, str] | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -122,8 +123,8 @@ def _is_valid(name: str, value: Any) -> bool:
         )
     if name == "code_counts":
         return isinstance(value, dict) and all(isinstance(c, Tensor) for c in value.values())
-    if name == "stopped_before":
-        return value is None or isinstance(value, list)
+    if name == "ended_early":
+        return value is None or (isinstance(value, dict) and value.keys() == {"reason", "limits"})
     if name == "run":
         is_named = isinstance(value, dict) and value.keys() == {"id", "folder"}
         return value is None or (is_named and all(isinstance(v, str) for v in value.values()))

@@ -407,11 +407,12 @@ class BlowAtTheEnd(pl.Callback):
             next(pl_module.model.decoder.parameters()).data.fill_(torch.inf)
 
 
-def test_a_training_of_so_many_steps_can_be_made_longer(folder):
+@pytest.mark.parametrize("first", [10, 14], ids=["inside an epoch", "after an epoch"])
+def test_a_training_of_so_many_steps_can_be_made_longer(first, folder):
     steps = ["--trainer.max_epochs=-1", "--trainer.max_steps=17"]
     options = ["--model=VQVAE", *SMALL["VQVAE"]]
     fit(*options, "--name=whole", *steps)
-    fit(*options, "--name=longer", *steps[:1], "--trainer.max_steps=10")
+    fit(*options, "--name=longer", *steps[:1], f"--trainer.max_steps={first}")
     whole, longer = (folder / "runs" / name / "version_0" for name in ("whole", "longer"))
     main(["fit", "--ckpt_path", last(longer), *steps[1:]])
     assert_same(whole, longer, pictures=False)
@@ -425,9 +426,14 @@ def test_a_training_that_was_stopped_early_is_complete(run, capsys):
     step = step_of(last(early))
     assert step < 21
     code, message = ends(["fit", "--ckpt_path", last(early)], capsys)
-    assert (code, "was ended by a callback, such as EarlyStopping" in message) == (3, True)
-    main(["fit", "--ckpt_path", last(early), "--trainer.max_epochs=4"])
-    assert step_of(last(early)) > step
+    assert (code, "early stopping, monitored metric val/loss did not improve" in message) == (
+        3,
+        True,
+    )
+    # Lightning would restore the patience with the rest of the state.
+    patient = [*stop[:2], *stop[3:], "--trainer.callbacks.patience=9"]
+    main(["fit", "--ckpt_path", last(early), *patient])
+    assert step_of(last(early)) == 21
 
 
 def test_pictures_are_drawn_at_the_same_epochs(folder, capsys):

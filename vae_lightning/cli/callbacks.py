@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 from jsonargparse import Namespace
-from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
@@ -130,8 +130,8 @@ class Reporter(pl.Callback):
             print(f"Metrics:     {run_folders.short(path)}")
 
 
-class OptimizerChanges(pl.Callback):
-    """Put changed options, such as the learning rate, into restored optimizers.
+class ChangedOptions(pl.Callback):
+    """Put changed options into what a checkpoint restores: optimizers, and `EarlyStopping`.
 
     Args:
         changes: New values by the name of the option, for the model's optimizer and the critic's.
@@ -139,9 +139,17 @@ class OptimizerChanges(pl.Callback):
 
     def __init__(self, changes: list[dict[str, Any]]) -> None:
         self.changes = changes
+        self.patience: dict[EarlyStopping, int] = {}
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Note the patience that the options ask for, before a checkpoint replaces it."""
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        self.patience = {c: c.patience for c in callbacks if isinstance(c, EarlyStopping)}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Change the options."""
+        for callback, patience in self.patience.items():
+            callback.patience = patience
         apply_changes(trainer.optimizers, self.changes)
 
 

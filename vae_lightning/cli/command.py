@@ -1,8 +1,10 @@
 """``vae fit``, ``validate``, ``test`` and ``predict``: LightningCLI over plain models."""
 
+import contextlib
 import functools
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from vae_lightning.cli import (
     trainer_checks,
     trainer_setup,
 )
-from vae_lightning.cli.callbacks import OptimizerChanges, Reporter, SaveConfig
+from vae_lightning.cli.callbacks import ChangedOptions, Reporter, SaveConfig
 from vae_lightning.cli.command_line import CommandLine
 from vae_lightning.cli.folder_choice import choose_folder, find_requeued_run
 from vae_lightning.cli.parser import Parser, WrongOptions
@@ -235,16 +237,22 @@ class Command(LightningCLI):
         """Check that the checkpoint is one for these options."""
         resume.check_model_class(held, config)
         if self.subcommand == "fit":
-            try:
+            with self._completeness_allowed():
                 resume.check_progress(held, config)
-            except resume.AlreadyComplete as complete:
-                if self.requeued is None:
-                    raise
-                print(f"{complete}: nothing to do")  # in a job with more lines after this one
-                raise SystemExit(0) from None
             resume.check_model(held, config)
             resume.check_data(held, config)
             self.optimizer_changes = resume.optimizer_changes(held, config)
+
+    @contextlib.contextmanager
+    def _completeness_allowed(self) -> Iterator[None]:
+        """Let a requeued job whose training is complete succeed: its script may have more lines."""
+        try:
+            yield
+        except resume.AlreadyComplete as complete:
+            if self.requeued is None:
+                raise
+            print(f"{complete}: nothing to do")
+            raise SystemExit(0) from None
 
     def instantiate_classes(self) -> None:
         """Build data, model, module and trainer, in this order."""
@@ -272,6 +280,9 @@ class Command(LightningCLI):
             assert self.folder is not None
             self.model.run = self.folder.identify()
         self.trainer = self.instantiate_trainer()
+        if self.checkpoint and self.subcommand == "fit":
+            with self._completeness_allowed():
+                resume.check_callbacks(self.checkpoint, self.config.fit, self.trainer)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Build the trainer with its loggers and callbacks.
@@ -349,7 +360,7 @@ def _callbacks(command: Command, config: Namespace) -> list[pl.Callback]:
             "checkpoint": str(Path(config.ckpt_path).absolute()),
         }
         return [*metrics, Reporter(command.folder.path, how)]
-    callbacks: list[pl.Callback] = [OptimizerChanges(command.optimizer_changes)]
+    callbacks: list[pl.Callback] = [ChangedOptions(command.optimizer_changes)]
     callbacks += [figure for figure in vars(config.figures).values() if figure]
     if config.trainer.enable_checkpointing is not False:
         callbacks.append(config.checkpoint)

@@ -1,15 +1,21 @@
 """What may change when a training is continued, and what may not."""
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
+import lightning.pytorch as pl
 from jsonargparse import Namespace
+from lightning.pytorch.callbacks import Timer
 
 from vae_lightning.checkpoint import Checkpoint
+from vae_lightning.cli import run_folders
 from vae_lightning.cli.command_line import LINKED
+from vae_lightning.cli.yaml_files import read_yaml
 from vae_lightning.data import ImageData
 from vae_lightning.errors import UserError
 from vae_lightning.settings import to_plain_data
+from vae_lightning.training import ending
 
 Description = Mapping[str, Any] | None
 """A class and its arguments, ``{"class_path": ..., "init_args": ...}``."""
@@ -66,10 +72,41 @@ def check_progress(held: Checkpoint, config: Namespace) -> None:
                 f"{held.path} has already been trained for {number} {unit}: give a "
                 f"--trainer.{option} larger than {number}"
             )
-    if held.record.stopped_before == [config.trainer.max_epochs, config.trainer.max_steps]:
+
+
+def check_callbacks(held: Checkpoint, config: Namespace, trainer: pl.Trainer) -> None:
+    """Check that the callbacks that have ended a training will not end it again at once.
+
+    Args:
+        held: The checkpoint.
+        config: The options.
+        trainer: The trainer, with its callbacks.
+
+    Raises:
+        AlreadyComplete: If they will.
+    """
+    took = timedelta(0)
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        state = held.content.get("callbacks", {}).get(callback.state_key)
+        if isinstance(callback, Timer) and state is not None:
+            callback.load_state_dict(state)  # as Lightning will
+            took = timedelta(seconds=round(callback.time_elapsed()))
+    if ending.is_out_of_time(trainer):
         raise AlreadyComplete(
-            f"{held.path} was ended by a callback, such as EarlyStopping, before its "
-            "--trainer.max_epochs: give another one to continue anyway"
+            f"{held.path} has already been trained for {took}, and this is its time limit: give a "
+            "larger --trainer.max_time, or null"
+        )
+    ended = held.record.ended_early
+    if ended is None or ended["limits"] != [config.trainer.max_epochs, config.trainer.max_steps]:
+        return
+    path = run_folders.folder_of(held) / "config.yaml"
+    before = read_yaml(path).get("trainer", {}).get("callbacks") if path.is_file() else None
+    asked = to_plain_data(config.trainer.as_dict()["callbacks"])
+    if not _differs(before or [], asked or []):
+        raise AlreadyComplete(
+            f"{held.path} was ended before its --trainer.max_epochs ({ended['reason']}): continue "
+            "without the callback (--trainer.callbacks null), with other options of it, or with "
+            "another --trainer.max_epochs"
         )
 
 
@@ -170,6 +207,8 @@ def _differs(before: Any, asked: Any) -> bool:
             else _differs(before[key], asked[key])
             for key in before.keys() & asked.keys()
         )
+    if isinstance(before, list) and isinstance(asked, list) and len(before) == len(asked):
+        return any(_differs(*pair) for pair in zip(before, asked, strict=True))
     return bool(before != asked)
 
 

@@ -31,6 +31,12 @@ class BestCheckpoint(ModelCheckpoint):
         super().on_train_start(trainer, pl_module)
         self.first_step = trainer.global_step
 
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save, unless the training ends inside an epoch, before the first validation."""
+        is_known = self.monitor is None or self.monitor in trainer.callback_metrics
+        if is_known or trainer.is_last_batch:
+            super().on_train_epoch_end(trainer, pl_module)
+
     def check_monitor_top_k(self, trainer: pl.Trainer, current: Tensor | None = None) -> bool:
         """Return whether a score is among the best; NaN is not, though Lightning replaces it."""
         if current is not None and not current.isfinite():

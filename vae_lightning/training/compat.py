@@ -55,6 +55,12 @@ def epoch_progress(trainer: pl.Trainer) -> tuple[int, bool]:
     return loop.epoch_progress.current.processed, not loop.epoch_loop.batch_progress.is_last_batch
 
 
+def stops_early(trainer: pl.Trainer) -> bool:
+    """Return whether a callback has asked for the end, after ``min_epochs`` and ``min_steps``."""
+    assert hasattr(type(trainer.fit_loop), "_can_stop_early"), f"{_LOOPS}fit_loop.py"
+    return bool(trainer.should_stop and trainer.fit_loop._can_stop_early)
+
+
 def next_batch(trainer: pl.Trainer) -> tuple[int, int]:
     """Return the epoch that has begun and the number of its batches that were fetched.
 
@@ -76,14 +82,28 @@ def batch_progress_of(content: dict[str, Any]) -> dict[str, dict[str, int]]:
     return progress
 
 
-def end_restart(trainer: pl.Trainer) -> None:
-    """Tell the loop that the resumed epoch has caught up.
+def is_between_epochs(trainer: pl.Trainer) -> bool:
+    """Return whether the checkpoint that is resumed was written between two epochs."""
+    loop: Any = trainer.fit_loop
+    progress = loop.epoch_progress.current
+    assert hasattr(progress, "started"), f"{_LOOPS}progress.py"
+    is_complete = progress.ready == progress.started == progress.processed == progress.completed
+    # After the last batch of an epoch, Lightning still has to count that batch.
+    return is_complete and not loop.epoch_loop.restarted_on_train_batch_end
 
-    Otherwise schedulers that follow a metric are not stepped after this epoch.
+
+def end_restart(trainer: pl.Trainer) -> None:
+    """Tell the loop that it is not inside an epoch that is resumed.
+
+    Otherwise it begins with an epoch without batches, if a complete epoch is continued, and does
+    not step the schedulers that follow a metric. The setter of the loop does not serve, because it
+    takes every training with ``max_steps`` for one that is resumed inside an epoch.
     """
     loop: Any = trainer.fit_loop
-    assert hasattr(loop, "restarting"), f"{_LOOPS}fit_loop.py"
-    loop.restarting = False
+    assert hasattr(loop, "_restarting"), f"{_LOOPS}fit_loop.py"
+    loop._restarting = False
+    loop.epoch_loop.restarting = False
+    loop.epoch_loop.reset_restart_stage()
 
 
 @contextmanager

@@ -3,12 +3,12 @@
 import signal
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
 
-from vae_lightning.training import compat, slurm
+from vae_lightning.training import compat, ending, slurm
 from vae_lightning.training.signals import LISTENER, REQUEUE, STOP
 
 
@@ -70,7 +70,7 @@ class LastCheckpoint(Checkpoint):
         self.first_epoch = 0
         self.due = False
         self.stops = False
-        self.ended = False
+        self.saving = self.delayed = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Determine the path: in every process, because Lightning broadcasts the folder."""
@@ -81,7 +81,7 @@ class LastCheckpoint(Checkpoint):
         LISTENER.listen(*STOP, REQUEUE if slurm.job() else None)
         self.saved_step, self.saved_time = trainer.global_step, time.monotonic()
         self.first_epoch = trainer.current_epoch
-        self.due = self.stops = False
+        self.due = self.stops = self.delayed = False
 
     def on_train_batch_end(
         self,
@@ -92,9 +92,28 @@ class LastCheckpoint(Checkpoint):
         batch_idx: int,
     ) -> None:
         """Save if it is time."""
+        can_continue = _can_continue_after(trainer, batch_idx)
+        trainer.should_stop |= self.delayed
+        self.delayed = False
+        if not can_continue:
+            self._delay_end(trainer)
         self._decide(trainer)
-        if (self.stops or self.due) and _can_continue_after(trainer, batch_idx):
+        if (self.stops or self.due) and can_continue:
             self._save(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Delay an end inside an epoch, unless its state is saved already."""
+        is_training = trainer.state.fn == "fit" and not trainer.sanity_checking
+        if is_training and trainer.global_step != self.saved_step:
+            self._delay_end(trainer)
+
+    def _delay_end(self, trainer: pl.Trainer) -> None:
+        """Delay an end that a callback asks for to a batch from which the epoch can be continued.
+
+        Lightning would count the epoch as complete.
+        """
+        if not trainer.is_last_batch and trainer.val_check_batch != 1 and trainer.should_stop:
+            trainer.should_stop, self.delayed = False, True
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the state between two epochs."""
@@ -108,19 +127,22 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the end of the training; a signal that comes now asks for nothing more."""
-        self.stops, self.ended = False, True
+        self.stops = False
         self._save(trainer)
-        self.ended = False
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Record the limits of a training that a callback has ended before it reached them.
+        """Record why a training ends before its limits, and what these are.
 
         Lightning calls callbacks before the module, which writes the record.
         """
-        if self.ended and trainer.should_stop:
-            pl_module.stopped_before = [trainer.max_epochs, trainer.max_steps]  # type: ignore[assignment]
+        module = cast(Any, pl_module)
+        module.ended_early = None
+        # A timer keeps in the checkpoint how much time is left.
+        if self.saving and compat.stops_early(trainer) and not ending.is_out_of_time(trainer):
+            limits = [trainer.max_epochs, trainer.max_steps]
+            module.ended_early = {"reason": ending.reason(trainer), "limits": limits}
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Restore the handlers of signals."""
@@ -136,7 +158,7 @@ class LastCheckpoint(Checkpoint):
     def _decide(self, trainer: pl.Trainer) -> None:
         """Decide, together with all processes, whether to save and whether to stop."""
         # A training that ends here ends inside its epoch, and a longer one continues inside it.
-        self.due |= 0 < trainer.max_steps <= trainer.global_step
+        self.due |= 0 < trainer.max_steps <= trainer.global_step or compat.stops_early(trainer)
         if self.every_n_steps is not None:
             self.due |= trainer.global_step - self.saved_step >= self.every_n_steps
         is_late = (
@@ -149,7 +171,9 @@ class LastCheckpoint(Checkpoint):
 
     def _save(self, trainer: pl.Trainer) -> None:
         if not trainer.fast_dev_run and trainer.global_step != self.saved_step:  # type: ignore[attr-defined]
+            self.saving = True
             trainer.save_checkpoint(self.path, weights_only=False)
+            self.saving = False
             self.saved_step = trainer.global_step
         self.saved_time = time.monotonic()
         self.due = False

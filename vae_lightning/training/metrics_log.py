@@ -89,8 +89,11 @@ class MetricsLog(Logger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Write what is left."""
+        """Write what is left, and drop the rows after the checkpoint if nothing was logged."""
         self.save()
+        if status == "success" and not self._opened and self.path.is_file():
+            with writing(self.path):
+                self._append()
 
     def _append(self) -> None:
         kept = [] if self._opened else self._kept_rows()

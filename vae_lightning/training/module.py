@@ -101,7 +101,7 @@ class LitVAE(EvaluationModule):
         self.step = 0
         self.written_step = -1
         self.began = False
-        self.stopped_before: list[int | None] | None = None
+        self.ended_early: dict[str, Any] | None = None
         self.run: dict[str, str] | None = None
         self.warning_filters: warnings.catch_warnings[None] | None = None
         self._restored_steps: int | None = None
@@ -129,7 +129,7 @@ class LitVAE(EvaluationModule):
         if stage == "fit":
             if self.trainer.global_step == 0:
                 self.step = 0  # that of a checkpoint is restored later
-            self._restored_steps = self._batch = self.stopped_before = None
+            self._restored_steps = self._batch = self.ended_early = None
             self.began = False
             self.written_step = -1
             self._noise_of_step = {}
@@ -181,6 +181,8 @@ class LitVAE(EvaluationModule):
             optimizers.check_states(self.trainer.optimizers)
             compat.set_optimizer_steps(self.trainer, self._restored_steps)
             self._restored_steps = None
+            if compat.is_between_epochs(self.trainer):
+                compat.end_restart(self.trainer)
         if self._random_states and len(self._random_states) == self.trainer.world_size:
             randomness.restore(self._random_states[self.global_rank], self.device)
         self._random_states = []
@@ -357,7 +359,7 @@ def _record_of(module: LitVAE) -> TrainingRecord:
         # Nothing here draws from torch's own generators, but networks of others may.
         random_states=gather(randomness.state(module.device)),
         code_counts=module.train_codes.total(),
-        stopped_before=module.stopped_before,
+        ended_early=module.ended_early,
         run=module.run,
     )
 
