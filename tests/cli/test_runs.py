@@ -2,20 +2,22 @@
 
 import gzip
 import os
+import shlex
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning.pytorch as pl
-import numpy as np
 import pytest
 import torch
 from jsonargparse import Namespace
-from PIL import Image
+from lightning.pytorch.callbacks import Timer
 
-from vae_lightning import MNIST, StaticMNIST, checkpoint
+from vae_lightning import checkpoint
 from vae_lightning.__main__ import main
-from vae_lightning.cli import run_folders
+from vae_lightning.cli import run_folders, run_notes
 from vae_lightning.cli.run_folders import RunFolder
+from vae_lightning.cli.sweep import _compare
 from vae_lightning.cli.trainer_setup import place_loggers
 from vae_lightning.errors import UserError
 from vae_lightning.files import read_data_file
@@ -28,7 +30,7 @@ TINY = [
     *("--figures.samples=null", "--figures.reconstructions=null", "--figures.latents=null"),
     "--figures.traversals=null",
 ]
-"""Eight batches an epoch."""
+"""Seven batches an epoch."""
 QUICK = ["--trainer.enable_progress_bar=false", "--metrics.disentanglement=null"]
 
 
@@ -192,87 +194,132 @@ def test_data_that_may_not_be_read_are_not_called_damaged(tmp_path, monkeypatch)
 
 
 def test_a_tracker_with_a_folder_of_its_own_is_continued_too(run):
-    run_folders.add_notes(run, wandb_id="1234abcd")
+    run_notes.add(run, wandb_id="1234abcd")
     arguments = Namespace(save_dir="elsewhere", id=None, version=None, name=None)
     logger = Namespace(class_path="lightning.pytorch.loggers.WandbLogger", init_args=arguments)
     place_loggers([logger], RunFolder(run, continues=True), 8, "fit")
     assert (arguments.id, arguments.save_dir) == ("1234abcd", "elsewhere")
 
 
-# What is printed, and what is written
+# Why a training has ended, and its continuation
 
 
-def test_a_configuration_that_is_written_can_be_read(folder, capsys):
-    """Although an argument of the callback is an object."""
-    averaging = [
-        "--trainer.callbacks+=StochasticWeightAveraging",
-        "--trainer.callbacks.swa_lrs=0.01",
-        "--trainer.callbacks.swa_epoch_start=1",
-    ]
-    main(["fit", *TINY, *averaging])
-    config = Path("runs/vae/version_0/config.yaml")
-    assert "Unable to serialize" not in config.read_text()
-    main(["fit", "--config", str(config)])
-    assert Path("runs/vae/version_1/config.yaml").read_text() == config.read_text()
-    main(
-        ["fit", "--ckpt_path", "runs/vae/version_0/checkpoints/last.ckpt", "--trainer.max_epochs=2"]
-    )
-    assert checkpoint.read("runs/vae/version_0/checkpoints/last.ckpt").record.epochs == 2
+class Stops(pl.Callback):
+    """Ends a training after a batch, or in the validation after it."""
+
+    def __init__(self, step: int = 0, validation: bool = False) -> None:
+        self.step, self.validation = step, validation
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        trainer.should_stop |= not self.validation and pl_module.step == self.step
+
+    def on_validation_end(self, trainer, pl_module) -> None:
+        trainer.should_stop |= self.validation and pl_module.step == self.step
 
 
-# Data
+@pytest.mark.parametrize(
+    ("stop", "options"),
+    [
+        (["--trainer.callbacks.step=11"], []),
+        (["--trainer.callbacks.step=7"], []),
+        (
+            ["--trainer.callbacks.step=11", "--trainer.callbacks.validation=true"],
+            ["--trainer.val_check_interval=4"],
+        ),
+        (["--trainer.callbacks.step=10"], ["--trainer.accumulate_grad_batches=2"]),
+    ],
+    ids=["inside an epoch", "after an epoch", "in a validation", "between updates"],
+)
+def test_a_training_that_a_callback_has_ended_can_be_continued(stop, options, folder, capsys):
+    options = [*TINY, *options, "--trainer.max_epochs=2"]
+    main(["fit", *options, "--name=whole"])
+    assert "Trained to epoch 2 in 0:00:0" in (printed := capsys.readouterr().out)
+    assert ": max_epochs=2 is reached.\n" in printed
+    callback = ["--trainer.callbacks+=test_runs.Stops", *stop]
+    main(["fit", *options, "--name=ended", *callback])
+    assert ": a callback has stopped it.\n" in capsys.readouterr().out
+    whole, ended = (folder / "runs" / name / "version_0" for name in ("whole", "ended"))
+    last = str(run_folders.last_checkpoint(ended))
+    code, message = refusal(["fit", "--ckpt_path", last, *callback], capsys)
+    assert (code, "was ended before its --trainer.max_epochs (a callback" in message) == (3, True)
+    main(["fit", "--ckpt_path", last, "--trainer.callbacks=null"])
+    assert ": max_epochs=2 is reached.\n" in capsys.readouterr().out
+    one, other = (checkpoint.read(run_folders.last_checkpoint(run)) for run in (whole, ended))
+    assert one.global_step == other.global_step
+    torch.testing.assert_close(one.weights, other.weights, rtol=0, atol=0)
+    assert (whole / "metrics.csv").read_text() == (ended / "metrics.csv").read_text()
 
 
-@pytest.fixture
-def photos(folder):
-    for i in range(20):
-        for where, color in (("photos", (200, 0, 0)), ("others", (0, 0, 200))):
-            path = folder / where / f"{i}.png"
-            path.parent.mkdir(exist_ok=True)
-            Image.new("RGB", (8, 8), color).save(path)
-    options = [option for option in TINY if not option.startswith("--data")]
-    main(["fit", *options, "--data=ImageFolder", "--data.root=photos", "--data.size=8"])
-    return folder / "runs" / "vae" / "version_0"
+def test_a_training_that_is_out_of_time_needs_more_time(run, capsys):
+    last = run_folders.last_checkpoint(run)
+    content = torch.load(last, weights_only=True)
+    content["callbacks"]["Timer"] = {"time_elapsed": {"train": 5.0}}
+    torch.save(content, last)
+    args = ["fit", "--ckpt_path", str(last), "--trainer.max_epochs=2", "--trainer.max_time"]
+    code, message = refusal([*args, "00:00:00:05"], capsys)
+    assert (code, "trained for 0:00:05, and this is its time limit" in message) == (3, True)
+    assert "larger --trainer.max_time, or null" in message
+    assert list(run.parent.iterdir()) == [run]
+    main([*args, "00:01:00:00"])
+    assert checkpoint.read(last).global_step == 14
+    timer = Timer("00:01:00:00")
+    timer.load_state_dict(checkpoint.read(last).content["callbacks"]["Timer"])
+    assert timer.time_elapsed() > 5
 
 
-def test_what_was_found_is_said(folder, photos, capsys):
-    (folder / "photos" / "notes.txt").write_text("no image")
-    options = [option for option in TINY if not option.startswith("--data")]
+def test_the_end_of_the_time_is_the_reason(folder, capsys):
+    main(["fit", *TINY, "--trainer.max_epochs=1000", "--trainer.max_time=00:00:00:01"])
+    assert ": the time limit, max_time, is reached.\n" in capsys.readouterr().out
+    last = run_folders.last_checkpoint(folder / "runs" / "vae" / "version_0")
+    held = checkpoint.read(last)
+    assert held.content["callbacks"]["Timer"]["time_elapsed"]["train"] >= 1
+    assert held.record.ended_early is None
+    main(["fit", "--ckpt_path", str(last), "--trainer.max_time=null", "--trainer.max_steps",
+          str(held.global_step + 1)])  # fmt: skip
+    assert f": max_steps={held.global_step + 1} is reached" in capsys.readouterr().out
+
+
+def test_schedulers_follow_a_metric_in_a_training_of_so_many_steps(folder):
+    plateau = ["--lr_scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau"]
+    plateau += ["--lr_scheduler.patience=0", "--lr_scheduler.threshold=0.9"]
+    main(["fit", *TINY, *plateau, "--trainer.max_epochs=-1", "--trainer.max_steps=14"])
+    held = checkpoint.read(run_folders.last_checkpoint(folder / "runs" / "vae" / "version_0"))
+    assert held.content["lr_schedulers"][0]["_last_lr"] == [pytest.approx(1e-4)]
+
+
+# What is printed
+
+
+def test_the_next_command_is_quoted_and_names_the_best_of_the_run(folder, capsys):
+    own = ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.dirpath=own"]
+    main(["fit", *TINY, *own, "--name=two words", "--checkpoint.filename=the best"])
+    line = capsys.readouterr().out.splitlines()[-1]
+    run = Path("runs", "two words", "version_0")
+    best = run / "checkpoints" / "the best.ckpt"
+    assert line == f"Next:        vae test --ckpt_path '{best}'"
+    assert run_notes.read(run)["best"] == "checkpoints/the best.ckpt"
+    main([*shlex.split(line)[2:], *QUICK])
+    assert (run / "test" / "metrics.json").is_file()
     capsys.readouterr()
-    main(["fit", *options, "--data=ImageFolder", "--data.root=photos", "--data.size=8"])
-    (line,) = (ln for ln in capsys.readouterr().out.splitlines() if ln.startswith("Data:"))
-    assert "20 images (16 train, 2 val, 2 test), 8x8 RGB; 1 file left out" in line
-    assert line.endswith("(listed in runs/vae/version_1/left_out.txt)")
-    listed = (folder / "runs" / "vae" / "version_1" / "left_out.txt").read_text()
-    assert listed == "notes.txt: no image that Pillow can read\n"
-
-
-def test_home_is_found_in_configurations_and_variables(folder, photos, monkeypatch, capsys):
-    monkeypatch.setenv("HOME", str(folder))
-    Path("mine.yaml").write_text(
-        "data: {class_path: ImageFolder, init_args: {root: ~/photos, size: 8}}\noutput_dir: ~/out\n"
+    main(["fit", *TINY, "--checkpoint.save_top_k=0"])
+    assert capsys.readouterr().out.endswith(
+        "test --ckpt_path runs/vae/version_0/checkpoints/last.ckpt\n"
     )
-    options = [option for option in TINY if not option.startswith("--data")]
-    main(["fit", "--config=~/mine.yaml", *options])
-    main(["test", "--ckpt_path=~/out/mine/version_0/checkpoints/best.ckpt", *QUICK])
-    assert not Path("~").exists()
-    monkeypatch.setenv("VAE_DATA_ROOT", "~/sets")
-    assert MNIST().folder == folder / "sets" / "MNIST" / "raw"
-    assert StaticMNIST().root == folder / "sets"
 
 
-def test_every_image_of_a_folder_that_was_named_is_predicted(folder, photos, capsys):
-    ckpt = ["--ckpt_path", str(photos / "checkpoints" / "best.ckpt"), QUICK[0]]
-    main(["predict", *ckpt])
-    own = np.load(photos / "predictions" / "original.npy")
-    assert len(own) == 2
-    main(["predict", *ckpt, "--data.root", "others"])
-    assert "predictions_1" in capsys.readouterr().out
-    new = np.load(photos / "predictions_1" / "original.npy")
-    assert len(new) == 20
-    assert new[:, 2].min() > 0.7
-    assert np.array_equal(np.load(photos / "predictions" / "original.npy"), own)
-    main(["predict", *ckpt, "--data.root", "others"])  # the same again replaces
-    main(["predict", *ckpt, "--data.root", "others", "--data.predict_split=val"])
-    assert len(np.load(photos / "predictions_2" / "original.npy")) == 2
-    assert not (photos / "predictions_3").exists()
+def test_commands_for_runs_with_classes_of_ones_own_name_them(folder, capsys):
+    main(["fit", *TINY, "--trainer.callbacks+=test_runs.Stops"])
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.endswith("best.ckpt --config runs/vae/version_0/config.yaml")
+    main([*shlex.split(line)[2:], *QUICK])
+
+
+def test_the_best_of_a_sweep_is_quoted(tmp_path, capsys):
+    folder = tmp_path / "two words" / "version_0"
+    folder.mkdir(parents=True)
+    run_notes.add(folder, best="checkpoints/epoch=1.ckpt")
+    sweep = SimpleNamespace(metric="val/loss", maximize=False, parameters={"lr": [1]})
+    result = {"parameters": {"lr": 1}, "val/loss": 1.0, "run": str(folder)}
+    _compare([SimpleNamespace(result=lambda: result)], sweep, tmp_path)
+    command = f"Best:        vae test --ckpt_path '{folder / 'checkpoints' / 'epoch=1.ckpt'}'\n"
+    assert capsys.readouterr().out.endswith(command)

@@ -1,7 +1,6 @@
 """Folders of runs: which one a training gets, and what is noted there for continuing it."""
 
 import contextlib
-import json
 import os
 import secrets
 import time
@@ -11,11 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from vae_lightning import checkpoint
+from vae_lightning.cli import run_notes
 from vae_lightning.errors import UserError
-from vae_lightning.files import atomic_write_text
-
-NOTES = "run.json"
-"""File in a run's folder: its id, its job, and its id at an experiment tracker."""
 
 LOCK_TIMEOUT = 8.0
 """Seconds to wait for a folder that is locked by what is left of a killed process.
@@ -25,7 +21,7 @@ Its workers that load images notice within five seconds that it is gone."""
 LEFT_OUT = "left_out.txt"
 """File in a run's folder: files of the data set that are not used, with the reasons."""
 
-_WRITTEN_BEFORE_TRAINING = {"config.yaml", NOTES, LEFT_OUT}
+_WRITTEN_BEFORE_TRAINING = {"config.yaml", run_notes.NAME, LEFT_OUT}
 
 
 @dataclass
@@ -46,7 +42,7 @@ class RunFolder:
 
     def identify(self) -> dict[str, str]:
         """Return the id and the path, by which the run's checkpoints know it."""
-        self.notes["id"] = notes(self.path).get("id") or secrets.token_hex(8)
+        self.notes["id"] = run_notes.read(self.path).get("id") or secrets.token_hex(8)
         return {"id": self.notes["id"], "folder": str(self.path.absolute())}
 
     def remove_traces(self) -> None:
@@ -80,7 +76,7 @@ def _find_run(held: checkpoint.Checkpoint) -> Path | None:
     """Return the folder whose notes have the id of the run that wrote a checkpoint."""
     run = held.record.run
     folders = [] if run is None else [*held.path.absolute().parents, Path(run["folder"])]
-    return next((f for f in folders if run and notes(f).get("id") == run["id"]), None)
+    return next((f for f in folders if run and run_notes.read(f).get("id") == run["id"]), None)
 
 
 def last_checkpoint(folder: Path) -> Path:
@@ -144,22 +140,9 @@ def find_run_of_job(parents: Iterable[Path], job: str, command: str) -> Path | N
     found = [folder for parent in parents for folder in parent.glob("version_*")]
     folders = sorted(found, key=lambda folder: folder.stat().st_mtime, reverse=True)
     wanted = {"job": job, "command": command}
-    return next((folder for folder in folders if wanted.items() <= notes(folder).items()), None)
-
-
-def notes(folder: Path) -> dict[str, Any]:
-    """Return the notes of a run; none if the file is missing or damaged."""
-    try:
-        content = json.loads((folder / NOTES).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def add_notes(folder: Path, **entries: Any) -> None:
-    """Add entries to the notes of a run."""
-    text = json.dumps({**notes(folder), **entries}, indent=2) + "\n"
-    atomic_write_text(folder / NOTES, text)
+    return next(
+        (folder for folder in folders if wanted.items() <= run_notes.read(folder).items()), None
+    )
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import math
+import shlex
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from vae_lightning.cli import exit_codes
+from vae_lightning.cli import exit_codes, run_notes
 from vae_lightning.cli.bundled_configs import find_config
 from vae_lightning.cli.sweep_file import Sweep, label_combinations, short_names, value_text
 from vae_lightning.errors import UserError, fail
@@ -295,7 +296,10 @@ def _compare(combinations: Sequence[Combination], sweep: Sweep, parent: Path) ->
     for line in table:
         print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
     print(f"\nTable:       {parent / 'sweep.csv'}")
-    print(f"Best:        vae test --ckpt_path {rows[0]['run']}/checkpoints/best.ckpt")
+    best = run_notes.read(Path(rows[0]["run"])).get("best")
+    if best:
+        command = shlex.join(["vae", "test", "--ckpt_path", str(Path(rows[0]["run"], best))])
+        print(f"Best:        {command}")
 
 
 def _rows(combinations: Sequence[Combination], sweep: Sweep) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 
-from vae_lightning.cli import run_folders
+from vae_lightning.cli import run_notes
 from vae_lightning.cli.callbacks import EpochLines, ProgressBar
 from vae_lightning.cli.run_folders import RunFolder
 from vae_lightning.errors import UserError
@@ -71,7 +71,7 @@ def _set_wandb_id(arguments: Namespace, folder: RunFolder) -> None:
     if arguments.get("version") is not None:  # another name for the id
         return
     if arguments.get("id") is None:
-        known = run_folders.notes(folder.path).get("wandb_id") if folder.continues else None
+        known = run_notes.read(folder.path).get("wandb_id") if folder.continues else None
         arguments.id = known or secrets.token_hex(4)
     folder.notes["wandb_id"] = arguments.id
 

@@ -1,21 +1,23 @@
 """A training from its first line on the screen to its last, however it ends."""
 
 import contextlib
+import shlex
 import sys
 import time
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning.pytorch as pl
 from lightning.pytorch.accelerators import CPUAccelerator
 
-from vae_lightning.cli import allowed_classes, report, run_folders
+from vae_lightning.cli import allowed_classes, report, run_folders, run_notes
 from vae_lightning.cli.run_folders import RunFolder, short
 from vae_lightning.data import ImageData
 from vae_lightning.errors import NonFinite, UserError, writing
 from vae_lightning.files import atomic_write_text
-from vae_lightning.training import compat, cpu, slurm
+from vae_lightning.training import compat, cpu, ending, slurm
 from vae_lightning.training.best_checkpoint import BestCheckpoint
 from vae_lightning.training.checkpoint_io import check_disk_space
 from vae_lightning.training.last_checkpoint import Interrupted, LastCheckpoint
@@ -109,7 +111,7 @@ class TrainingRun:
         if any(isinstance(c, LastCheckpoint | BestCheckpoint) for c in callbacks):
             check_disk_space(path, self.module)
         if self.folder.notes:
-            run_folders.add_notes(path, **self.folder.notes)
+            run_notes.add(path, **self.folder.notes)
         with run_folders.lock(path):
             yield
 
@@ -156,31 +158,45 @@ class TrainingRun:
         """Print how to continue, and end the process."""
         if not self.trainer.is_global_zero:
             raise SystemExit(code)
-        config = self.folder.path / "config.yaml"
-        hint = "no checkpoint yet"
-        if self.last.is_file():
-            hint = f"vae fit --ckpt_path {short(self.last)}"
-            text = config.read_text(encoding="utf-8") if config.is_file() else ""
-            if allowed_classes.names_foreign_classes(text):
-                hint += f" --config {short(config)}"
+        hint = self._command("fit", self.last) if self.last.is_file() else "no checkpoint yet"
         start = "\n" if sys.stderr.isatty() else ""  # below a progress bar
         epoch = self.trainer.current_epoch
         print(f"{start}vae: {why} in epoch {epoch}; to continue: {hint}", file=sys.stderr)
         raise SystemExit(code)
+
+    def _command(self, name: str, ckpt_path: Path) -> str:
+        """Return a command for a checkpoint of the run, quoted for a shell."""
+        words = ["vae", name, "--ckpt_path", short(ckpt_path)]
+        config = self.folder.path / "config.yaml"
+        if config.is_file() and allowed_classes.names_foreign_classes(
+            config.read_text(encoding="utf-8")
+        ):
+            words += ["--config", short(config)]
+        return shlex.join(words)
+
+    def _best(self) -> Path | None:
+        """Return the best checkpoint, or the last one if nothing says what is better."""
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        paths = [
+            Path(c.best_model_path).absolute() for c in callbacks if isinstance(c, BestCheckpoint)
+        ]
+        return next((path for path in [*paths, self.last] if path.is_file()), None)
 
     def _summarize(self, seconds: float) -> None:
         """Print the key numbers, where everything is, and what to type next."""
         if not self.trainer.is_global_zero or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         took = timedelta(seconds=round(seconds))
-        best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
         # Forked or spawned processes keep both the epoch and the results to themselves.
         to_epoch = f" to epoch {self.trainer.current_epoch}" if self.module.results else ""
-        print(f"\nTrained{to_epoch} in {took}.")
+        why = f": {ending.reason(self.trainer)}" if self.module.began else ""
+        print(f"\nTrained{to_epoch} in {took}{why}.")
         if self.module.skipped:
             print(f"Skipped:     {self.module.skipped} updates that were not finite")
         if self.module.results:
             print("On the validation images:", *report.lines(self.module), sep="\n")
         print(f"Run folder:  {short(self.folder.path)}")
-        if best:
-            print(f"Next:        vae test --ckpt_path {short(best)}")
+        if best := self._best():
+            inside = best.is_relative_to(folder := self.folder.path.absolute())
+            run_notes.add(folder, best=str(best.relative_to(folder) if inside else best))
+            print(f"Next:        {self._command('test', best)}")
