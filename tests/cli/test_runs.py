@@ -12,10 +12,11 @@ import pytest
 import torch
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import Timer
+from PIL import Image
 
-from vae_lightning import checkpoint
+from vae_lightning import ImageFolder, checkpoint
 from vae_lightning.__main__ import main
-from vae_lightning.cli import run_folders, run_notes
+from vae_lightning.cli import paths, run_folders, run_notes
 from vae_lightning.cli.run_folders import RunFolder
 from vae_lightning.cli.sweep import _compare
 from vae_lightning.cli.trainer_setup import place_loggers
@@ -323,3 +324,44 @@ def test_the_best_of_a_sweep_is_quoted(tmp_path, capsys):
     _compare([SimpleNamespace(result=lambda: result)], sweep, tmp_path)
     command = f"Best:        vae test --ckpt_path '{folder / 'checkpoints' / 'epoch=1.ckpt'}'\n"
     assert capsys.readouterr().out.endswith(command)
+
+
+# Paths
+
+
+def test_relative_paths_become_absolute(folder):
+    config = Namespace(
+        data=Namespace(class_path="photos.path", init_args=Namespace(root="photos", color="gray")),
+        checkpoint=Namespace(dirpath="best", filename="best"),
+        trainer=Namespace(
+            logger=[
+                Namespace(class_path="TensorBoardLogger", init_args=Namespace(save_dir=".")),
+                Namespace(class_path="CSVLogger", init_args=Namespace(save_dir="~/logs")),
+                Namespace(class_path="MLFlowLogger", init_args=Namespace(save_dir="s3://logs")),
+            ],
+            profiler=Namespace(class_path="Simple", init_args=Namespace(dirpath=Path("a", ".."))),
+        ),
+    )
+    paths.make_absolute(config)
+    loggers = [logger.init_args.save_dir for logger in config.trainer.logger]
+    assert loggers == [".", str(Path.home() / "logs"), "s3://logs"]
+    assert config.data.init_args == Namespace(root=str(folder / "photos"), color="gray")
+    assert config.data.class_path == "photos.path"
+    assert config.checkpoint == Namespace(dirpath=str(folder / "best"), filename="best")
+    assert config.trainer.profiler.init_args.dirpath == str(folder)
+
+
+def test_a_relative_folder_of_images_is_found_from_another_folder(folder, monkeypatch):
+    for i in range(10):
+        path = folder / "photos" / f"{i}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("L", (8, 8), i).save(path)
+    assert ImageFolder("photos").describe()["init_args"]["root"] == str(folder / "photos")
+    data = ["--data=ImageFolder", "--data.root=photos", "--data.size=8", "--data.color=gray"]
+    main(["fit", *data, *(option for option in TINY if not option.startswith("--data"))])
+    run = folder / "runs" / "vae" / "version_0"
+    assert f"root: {folder / 'photos'}\n" in (run / "config.yaml").read_text()
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir(folder / "elsewhere")
+    main(["test", "--ckpt_path", str(run / "checkpoints" / "best.ckpt"), *QUICK])
+    assert (run / "test" / "metrics.json").is_file()

@@ -20,6 +20,7 @@ from vae_lightning.cli import (
     config_sources,
     error_messages,
     parser,
+    paths,
     resume,
     run_folders,
     trainer_checks,
@@ -218,6 +219,7 @@ class Command(LightningCLI):
         is_named = self.command_line.has("--data.root")
         if self.subcommand == "predict" and is_named and not self.command_line.has(_SPLIT):
             _predict_all(config.data)
+        paths.make_absolute(config)
         if self.checkpoint:
             self._compare(self.checkpoint, config)
         if self.subcommand == "fit":

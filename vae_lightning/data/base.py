@@ -319,6 +319,14 @@ class ImageData(Configurable, pl.LightningDataModule, ABC):
         }
         return needed[stage]
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """See `Configurable.settings`; a relative ``root`` is made absolute for other folders."""
+        settings = super().settings
+        if settings.get("root"):
+            settings["root"] = os.path.abspath(Path(settings["root"]).expanduser())
+        return settings
+
     # Lightning
 
     def setup(self, stage: str) -> None:

@@ -75,12 +75,11 @@ class MNIST(ImageData):
                 self.source(temporary, download=True)
             except (OSError, RuntimeError) as error:
                 raise UserError(
-                    f"{self.folder} does not have all files of {self.source.__name__}, and they "
+                    f"{self.folder} lacks files of {self.source.__name__}, and they "
                     f"could not be downloaded ({str(error).strip().splitlines()[0].rstrip(':')}): "
                     f"put {', '.join(f'{name}.gz' for name in sum(_FILES.values(), ()))} there, "
                     f"set --data.root or VAE_DATA_ROOT to the folder that contains "
-                    f"{self.source.__name__}/raw, or use the bundled digits, which need no files: "
-                    "--data Digits"
+                    f"{self.source.__name__}/raw, or use --data Digits, which needs no files"
                 ) from error
             self.folder.mkdir(parents=True, exist_ok=True)
             for name in sum(_FILES.values(), ()):
