@@ -365,3 +365,43 @@ def test_a_relative_folder_of_images_is_found_from_another_folder(folder, monkey
     monkeypatch.chdir(folder / "elsewhere")
     main(["test", "--ckpt_path", str(run / "checkpoints" / "best.ckpt"), *QUICK])
     assert (run / "test" / "metrics.json").is_file()
+
+
+# Options without an effect
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["fit", "--trainer.default_root_dir=x"], "so give --output_dir instead"),
+        (["test", "--trainer.default_root_dir=x"], "so give --output_dir instead"),
+        (["test", "--output_dir=x"], "--output_dir has no effect on vae test, only on vae fit"),
+        (["predict", "--name=x"], "--name has no effect on vae predict, only on vae fit"),
+        (["validate", "--optimizer.lr=1"], "--optimizer.lr has no effect on vae validate"),
+        (["test", "--training.skip_non_finite=true"], "has no effect on vae test, only on vae fit"),
+        (["test", "--figures.samples.n=4"], "--figures.samples.n has no effect on vae test"),
+        (["test", "--trainer.max_epochs=4"], "--trainer.max_epochs has no effect on vae test"),
+        (["test", "--trainer.limit_val_batches=2"], "only on vae fit and vae validate"),
+        (["fit", "--trainer.limit_test_batches=2"], "only on vae test"),
+        (["fit", "--figures.manifold.n=4", "--model.latent_dim=5"], "figures.manifold has no"),
+        (
+            ["test", "--metrics.classification.num_samples=4"],
+            "metrics.classification has no effect",
+        ),
+        (["fit", "--last.every_n_steps=4", "--checkpoint.save_last=false"], "save_last false"),
+        (
+            ["fit", "--checkpoint.save_top_k=2", "--trainer.enable_checkpointing=false"],
+            "enable_checkpointing false",
+        ),
+        (["fit", "--seed_everything=5", "--trainer.max_epochs=2"], "keeps its seed"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_options_without_an_effect_are_refused(args, sentence, run, capsys):
+    command, *options = args
+    if command != "fit" or "--seed_everything=5" in options:
+        options += ["--ckpt_path", str(run_folders.last_checkpoint(run))]
+    before = sorted(run.parent.rglob("*"))
+    code, message = refusal([command, *options], capsys)
+    assert (code, sentence in message) == (1, True), message
+    assert sorted(run.parent.rglob("*")) == before

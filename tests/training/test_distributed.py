@@ -85,7 +85,8 @@ VARIANTS = {
 DDP = "--trainer.strategy=ddp"
 FSDP = '--trainer.strategy={"class_path": "two_processes.CPUFSDP"}'
 SHARDED = ["vae", "sigma", "vq_ema", "vq_gradient", "vamp", "iaf", "hierarchical", "tc"]
-FAST = ["--metrics.disentanglement.votes=8", "--metrics.log_likelihood.num_samples=10"]
+FAST = "metrics: {disentanglement: {votes: 8}, log_likelihood: {num_samples: 10}}"
+"""Options of a file, which may hold those that a model does not need."""
 OWN_ENCODER = f"--model.encoder=two_processes.{BatchNormEncoder.__name__}"
 
 SHARES = ("perplexity", "codes_used", "code_entropy_bits")
@@ -134,6 +135,7 @@ def runs(tmp_path_factory):
     """Folder of runs: each variant trained by two processes with batches of 16, one with 32."""
     folder = tmp_path_factory.mktemp("processes")
     fit = ["fit", *COMMON, f"--output_dir={folder}"]
+    (folder / "fast.yaml").write_text(FAST, encoding="utf-8")
     commands = []
     for name, options in VARIANTS.items():
         extra = ["--trainer.logger+=TensorBoardLogger"] if name == "vae" else NO_FIGURES
@@ -148,11 +150,9 @@ def runs(tmp_path_factory):
         [*fit, *odd, *NO_FIGURES, "--model.decoder.channels=[8,4]", DDP, "--name=batch_norm-ddp"]
     )
     for name in ("vae", "vq_ema", "cvae"):
-        commands.append(["test", *COMMON[:2], *FAST, *checkpoint(folder, f"{name}-ddp")])
-    commands.append(["test", *COMMON[:2], *FAST, FSDP, *checkpoint(folder, "vae-fsdp")])
-    commands.append(
-        ["test", *COMMON[:2], *FAST, OWN_ENCODER, *checkpoint(folder, "batch_norm-ddp")]
-    )
+        commands.append(measure(folder, f"{name}-ddp"))
+    commands.append([*measure(folder, "vae-fsdp"), FSDP])
+    commands.append([*measure(folder, "batch_norm-ddp"), OWN_ENCODER])
     commands.append(["predict", *COMMON[:2], *checkpoint(folder, "vae-ddp")])
     by_two_processes(folder, commands)
     return folder
@@ -160,6 +160,10 @@ def runs(tmp_path_factory):
 
 def checkpoint(folder, name):
     return ["--ckpt_path", str(folder / name / "version_0" / "checkpoints" / "last.ckpt")]
+
+
+def measure(folder, name):
+    return ["test", *COMMON[:2], "--config", str(folder / "fast.yaml"), *checkpoint(folder, name)]
 
 
 def weights(folder, name):
@@ -218,7 +222,7 @@ def test_files_are_written_once(runs):
 @pytest.mark.parametrize("name", ["vae-ddp", "vq_ema-ddp", "cvae-ddp", "vae-fsdp"])
 def test_test_counts_every_image_once(runs, name):
     """Disentanglement, too, which is measured by the first process on the images of all."""
-    main(["test", *COMMON[:2], *FAST, *checkpoint(runs, name)])
+    main(measure(runs, name))
     folder = runs / name / "version_0" / "test"
     by_one, by_two = (
         json.loads((folder / f"{file}.json").read_text()) for file in ("metrics", "metrics_1")
@@ -238,7 +242,7 @@ def test_buffers_that_are_measured_with_are_those_that_are_saved(runs):
     """The statistics of BatchNorm differ between processes while these train."""
     name = "batch_norm-ddp"
     logged = [float(row["val/loss"]) for row in rows(runs, name) if row["val/loss"]]
-    given = [*COMMON[:2], *FAST, OWN_ENCODER, *checkpoint(runs, name)]
+    _, *given = [*measure(runs, name), OWN_ENCODER]
     main(["validate", *given])
     main(["test", *given])
     run = runs / name / "version_0"

@@ -1,10 +1,8 @@
 """``vae fit``, ``validate``, ``test`` and ``predict``: LightningCLI over plain models."""
 
-import contextlib
 import functools
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from vae_lightning.checkpoint import Checkpoint, check_weights
 from vae_lightning.cli import (
     allowed_classes,
     config_sources,
+    effect_checks,
     error_messages,
     parser,
     paths,
@@ -219,6 +218,7 @@ class Command(LightningCLI):
         is_named = self.command_line.has("--data.root")
         if self.subcommand == "predict" and is_named and not self.command_line.has(_SPLIT):
             _predict_all(config.data)
+        effect_checks.check_flags(self.command_line, config)
         paths.make_absolute(config)
         if self.checkpoint:
             self._compare(self.checkpoint, config)
@@ -239,22 +239,12 @@ class Command(LightningCLI):
         """Check that the checkpoint is one for these options."""
         resume.check_model_class(held, config)
         if self.subcommand == "fit":
-            with self._completeness_allowed():
+            with resume.completeness_reported(self.requeued is not None):
                 resume.check_progress(held, config)
+            effect_checks.check_seed(self.command_line, held, config.seed_everything)
             resume.check_model(held, config)
             resume.check_data(held, config)
             self.optimizer_changes = resume.optimizer_changes(held, config)
-
-    @contextlib.contextmanager
-    def _completeness_allowed(self) -> Iterator[None]:
-        """Let a requeued job whose training is complete succeed: its script may have more lines."""
-        try:
-            yield
-        except resume.AlreadyComplete as complete:
-            if self.requeued is None:
-                raise
-            print(f"{complete}: nothing to do")
-            raise SystemExit(0) from None
 
     def instantiate_classes(self) -> None:
         """Build data, model, module and trainer, in this order."""
@@ -278,12 +268,16 @@ class Command(LightningCLI):
             raise UserError(f"what {path} describes cannot be built ({message})") from error
         if self.checkpoint:
             _check_fit(self.checkpoint, self.vae)
+        effect_checks.check_parts(self.command_line, "figures", vars(config.figures), self.vae)
+        if "metrics" in config:
+            given = self.command_line, "metrics", vars(config.metrics), self.vae, self.datamodule
+            effect_checks.check_parts(*given)
         if self.subcommand == "fit":
             assert self.folder is not None
             self.model.run = self.folder.identify()
         self.trainer = self.instantiate_trainer()
         if self.checkpoint and self.subcommand == "fit":
-            with self._completeness_allowed():
+            with resume.completeness_reported(self.requeued is not None):
                 resume.check_callbacks(self.checkpoint, self.config.fit, self.trainer)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
@@ -362,14 +356,7 @@ def _callbacks(command: Command, config: Namespace) -> list[pl.Callback]:
             "checkpoint": str(Path(config.ckpt_path).absolute()),
         }
         return [*metrics, Reporter(command.folder.path, how)]
-    callbacks: list[pl.Callback] = [ChangedOptions(command.optimizer_changes)]
-    callbacks += [figure for figure in vars(config.figures).values() if figure]
-    if config.trainer.enable_checkpointing is not False:
-        callbacks.append(config.checkpoint)
-        if config.checkpoint.save_last:
-            callbacks.append(config.last)
-            config.checkpoint.save_last = False  # not by two callbacks
-    return callbacks
+    return [ChangedOptions(command.optimizer_changes), *trainer_setup.training_callbacks(config)]
 
 
 def _predict_all(data: Namespace) -> None:

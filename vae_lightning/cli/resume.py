@@ -1,6 +1,7 @@
 """What may change when a training is continued, and what may not."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -23,6 +24,22 @@ Description = Mapping[str, Any] | None
 
 class AlreadyComplete(UserError):
     """Raised for a training that cannot be continued because nothing is left of it."""
+
+
+@contextlib.contextmanager
+def completeness_reported(is_requeued: bool) -> Iterator[None]:
+    """Let a requeued job whose training is complete succeed: its script may have more lines.
+
+    Args:
+        is_requeued: Whether the training is that of a requeued job.
+    """
+    try:
+        yield
+    except AlreadyComplete as complete:
+        if not is_requeued:
+            raise
+        print(f"{complete}: nothing to do")
+        raise SystemExit(0) from None
 
 
 def check_model_class(held: Checkpoint, config: Namespace) -> None:

@@ -76,6 +76,21 @@ def _set_wandb_id(arguments: Namespace, folder: RunFolder) -> None:
     folder.notes["wandb_id"] = arguments.id
 
 
+def training_callbacks(config: Namespace) -> list[pl.Callback]:
+    """Return the callbacks of ``vae fit`` that draw figures and write checkpoints.
+
+    Args:
+        config: The options, with the callbacks built.
+    """
+    callbacks: list[pl.Callback] = [figure for figure in vars(config.figures).values() if figure]
+    if config.trainer.enable_checkpointing is not False:
+        callbacks.append(config.checkpoint)
+        if config.checkpoint.save_last:
+            callbacks.append(config.last)
+            config.checkpoint.save_last = False  # not by two callbacks
+    return callbacks
+
+
 def progress(callbacks: list[Any], enabled: bool | None) -> tuple[list[Any], bool | None]:
     """Return a callback that shows the progress, and whether Lightning's bar is enabled.
 
