@@ -7,14 +7,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from vae_lightning import VAE
 from vae_lightning.data import Batch
-from vae_lightning.data.base import (
-    Images,
-    InMemory,
-    Joined,
-    ShardSampler,
-    evaluation_batch_size,
-    split_indices,
-)
+from vae_lightning.data.base import Images, InMemory, Joined, split_indices
+from vae_lightning.data.sampling import ShardSampler, evaluation_batch_size
 from vae_lightning.errors import UserError
 from vae_lightning.randomness import Noise
 from vae_lightning.training.module import LitVAE
