@@ -484,7 +484,12 @@ OPTIONS = [
     ("fit", ["--trainer.callbacks=LearningRateFinder"], 1, ["LearningRateFinder resets the"]),
     ("fit", ["--trainer.gradient_clip_val", "none"], 2, ["for no value, write null"]),
     ("fit", ["--model.bse=x"], 2, ["VAE has no option 'bse'"]),
-    ("fit", ["--lr_scheduler=ReduceLROnPlateau"], 2, ["give --lr_scheduler.monitor"]),
+    (
+        "fit",
+        ["--lr_scheduler=ReduceLROnPlateau"],
+        2,
+        ["give --lr_scheduler.monitor such as val/loss"],
+    ),
     ("fit", ["--output_dir=~/absent", "--model.latent_dim=0"], 1, ["latent_dim must be positive"]),
     # Classes
     ("fit", ["--model.encoder=torch.nn.Linear"], 2, ["vae_lightning.nets.Encoder, with the arg"]),
@@ -936,20 +941,61 @@ def test_names_of_files_and_options_permit_nothing(module, folder, monkeypatch, 
     assert not (folder / "pwned").exists()
 
 
+STOPS = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor"]
+SAVES = ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.filename"]
+PLATEAU = "--lr_scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau"
+STEP = "--lr_scheduler=torch.optim.lr_scheduler.StepLR"
+ONE_CYCLE = ["--lr_scheduler=OneCycleLR", "--lr_scheduler.max_lr=0.01"]
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        (["--checkpoint.monitor=val/los"], "there is no 'val/los' to monitor: choose one of val/"),
+        ([*STOPS, "val/los"], "there is no 'val/los' to monitor: choose one of val/loss,"),
+        (
+            [*STOPS, "val/los", "--trainer.num_sanity_val_steps=0"],
+            "there is no 'val/los' to monitor",
+        ),
+        (["--model=VQVAE", *STOPS, "val/code_bit"], "val/perplexity, val/codes_used"),
+        ([*STOPS, "val/loss", "--trainer.limit_val_batches=0"], "but nothing is validated"),
+        ([PLATEAU, "--trainer.limit_val_batches=0"], "val/loss is monitored, but nothing is"),
+        ([*STOPS, "train/kl"], "logged every 50 steps, and an epoch has 1"),
+        ([*ONE_CYCLE, "--lr_scheduler.total_steps=2"], "OneCycleLR fails after epoch 2 of 3"),
+        ([STEP, "--lr_scheduler.step_size=0"], "StepLR fails after epoch 0"),
+        ([*SAVES, "{epoch"], "filename '{epoch' of ModelCheckpoint is not a valid format"),
+        (["--checkpoint.filename={epoch:q}"], "filename '{epoch:q}' of BestCheckpoint is not"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_would_fail_after_an_epoch(options, part, folder, capsys):
+    """Refused before the first batch."""
+    data = [*SIZES, "--trainer.log_every_n_steps=50", "--trainer.max_epochs=3"]
+    code, message = refused(["fit", *data, *QUIET[:1], *options], folder, capsys)
+    assert code == 1
+    assert part in message
+    assert len(message) < 400
+
+
 @pytest.mark.parametrize(
     "options",
     [
-        ["--checkpoint.monitor=val/los"],
-        ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/los"],
+        [PLATEAU],
+        [*ONE_CYCLE, "--lr_scheduler.total_steps=4"],
+        [*ONE_CYCLE, "--lr_scheduler.total_steps=2", "--trainer.max_steps=2"],
+        ["--trainer.limit_val_batches=0"],
+        ["--model=VQVAE", *STOPS, "val/perplexity"],
+        [*STOPS, "train/kl", "--trainer.log_every_n_steps=1", "--trainer.precision=bf16-true"],
+        ["--trainer.callbacks+=Timer", "--trainer.callbacks.duration=00:01:00:00"],
     ],
-    ids=["checkpoint", "EarlyStopping"],
+    ids=" ".join,
 )
-def test_a_quantity_to_monitor_that_is_not_there(options, folder, capsys):
-    """Before the first batch, because a sanity check has shown which ones there are."""
-    with pytest.raises(SystemExit, match="1"):
-        main([*FIT, *options])
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("vae: error: there is no 'val/los' to monitor: choose one of val/loss,")
+@pytest.mark.filterwarnings("ignore:A `OneCycleLR` scheduler")
+def test_what_does_not_fail_after_an_epoch(options, folder):
+    main(["fit", *SIZES, "--trainer.max_epochs=3", *QUIET[:1], "--name=mine", *options])
+    # A configuration that was written can be read.
+    written = folder / "runs/mine/version_0/config.yaml"
+    main(["fit", "--config", str(written), "--name=again", "--trainer.max_epochs=1"])
 
 
 def test_other_parsers_are_left_alone(folder, capsys):

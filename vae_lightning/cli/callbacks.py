@@ -2,6 +2,7 @@
 
 import itertools
 import warnings
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ class SaveConfig(SaveConfigCallback):
         # Arguments that are objects, such as a device, keep the default of their class.
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", r"\s*Unable to serialize instance")
-            text: str = self.parser.dump(self.config, skip_none=False)
+            text: str = self.parser.dump(_without_string_enums(self.config), skip_none=False)
         lines = text.splitlines(keepends=True)
         return "".join(line for line in lines if "Unable to serialize instance" not in line)
 
@@ -92,6 +93,19 @@ class SaveConfig(SaveConfigCallback):
             raise UserError(f"{self.path} already exists: give another --name")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write_text(self.path, text)
+
+
+def _without_string_enums(value: Any) -> Any:
+    """Return options with the values of string enumerations, which YAML cannot represent.
+
+    They are defaults of arguments that are annotated as strings. Other enumerations are annotated
+    as such, and jsonargparse writes their names.
+    """
+    if isinstance(value, Namespace):
+        return Namespace(**{key: _without_string_enums(item) for key, item in vars(value).items()})
+    if isinstance(value, list):
+        return [_without_string_enums(item) for item in value]
+    return value.value if isinstance(value, Enum) and isinstance(value, str) else value
 
 
 class Reporter(pl.Callback):

@@ -156,7 +156,8 @@ def _missing(match: Match, complaint: Complaint) -> str:
         return "the checkpoint does not say which data it was trained on: give --data NAME"
     if option in ("model", "data"):
         return f"give --{option} NAME"
-    return f"give --{f'{complaint.key}.' if complaint.key else ''}{name}"
+    example = " such as val/loss" if name.rpartition(".")[2] == "monitor" else ""
+    return f"give --{f'{complaint.key}.' if complaint.key else ''}{name}{example}"
 
 
 # Classes

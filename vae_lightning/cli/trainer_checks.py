@@ -34,6 +34,7 @@ _NOT_ZERO = {
 """Options that let a command do nothing if they are 0."""
 
 _REFUSED_CALLBACKS = {
+    "BackboneFinetuning": ("needs a module with a backbone, which no model here has: leave it out"),
     "BatchSizeFinder": (
         "resets the progress of the training and rewrites --data.batch_size, so that the run could "
         "not be continued: try sizes with --data.batch_size and --trainer.max_steps 20"

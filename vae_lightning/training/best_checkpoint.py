@@ -32,9 +32,9 @@ class BestCheckpoint(ModelCheckpoint):
         self.first_step = trainer.global_step
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save, unless the training ends inside an epoch, before the first validation."""
+        """Save, unless nothing is validated, or nothing yet in a training that ends in an epoch."""
         is_known = self.monitor is None or self.monitor in trainer.callback_metrics
-        if is_known or trainer.is_last_batch:
+        if is_known or (trainer.is_last_batch and trainer.enable_validation):
             super().on_train_epoch_end(trainer, pl_module)
 
     def check_monitor_top_k(self, trainer: pl.Trainer, current: Tensor | None = None) -> bool:

@@ -12,6 +12,7 @@ from vae_lightning.models.base import BaseVAE, Terms
 from vae_lightning.randomness import Noise
 from vae_lightning.results import Mean, Result
 from vae_lightning.training.code_usage import CodeUsage
+from vae_lightning.training.fsdp import full_weights
 
 
 class EvaluationModule(pl.LightningModule):
@@ -23,7 +24,6 @@ class EvaluationModule(pl.LightningModule):
     Attributes:
         evaluation_seed: Seed of the noise in validation and test, independent of the training's.
         results: What the last validation or test reported, by ``stage/name``.
-        quantities: Names of what a validation logs, known after the sanity check.
     """
 
     def __init__(self, model: BaseVAE) -> None:
@@ -31,7 +31,6 @@ class EvaluationModule(pl.LightningModule):
         self.model = model
         self.evaluation_seed = 0
         self.results: dict[str, Result] = {}
-        self.quantities: list[str] = []
         self._means: dict[str, Mean] = {}
         self._units: dict[str, str] = {}
         self._evaluation_codes = CodeUsage()
@@ -133,8 +132,23 @@ class EvaluationModule(pl.LightningModule):
         """Report the means over all images under ``val/``."""
         self.report_means("val")
         if self.trainer.sanity_checking:  # a few images, before anything is learned
-            self.quantities = list(self.trainer.callback_metrics)
             self.results = {}
+
+    def logged_names(self) -> list[str]:
+        """Return the names of what validation and training log."""
+        shape, labels = self.model.image_shape, torch.zeros(2, dtype=torch.long)
+        images = torch.zeros(2, *shape), labels, torch.arange(2)
+        usage, precision = CodeUsage(), self.trainer.precision_plugin
+        batch = precision.convert_input(Batch(*(x.to(self.device) for x in images)))
+        was_training = self.model.training
+        self.model.eval()
+        with torch.no_grad(), precision.forward_context(), full_weights(self.trainer):
+            terms, _ = self.evaluate_terms(batch, "val", 1, 0)
+        self.model.train(was_training)
+        usage.update(terms.code_indices(), self.model.codebook_sizes)
+        names = ["loss", *terms.as_dict()]
+        validated = [f"val/{name}" for name in [*names, *usage.results(images=2)]]
+        return [*validated, *(f"train/{name}" for name in [*names, *usage.results()])]
 
     def on_test_epoch_end(self) -> None:
         """Report the means over all images under ``test/``."""

@@ -13,7 +13,6 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from vae_lightning import randomness
 from vae_lightning.checkpoint import RECORD_KEY, TrainingRecord
@@ -23,11 +22,10 @@ from vae_lightning.models.base import BaseVAE
 from vae_lightning.randomness import Noise
 from vae_lightning.schedules import Scheduled
 from vae_lightning.settings import Configurable
-from vae_lightning.training import compat, fsdp, multi_step, optimizers
+from vae_lightning.training import compat, epoch_end, fsdp, multi_step, optimizers
 from vae_lightning.training.code_usage import CodeUsage
 from vae_lightning.training.evaluation import EvaluationModule
 from vae_lightning.training.metrics_log import MetricsLog
-from vae_lightning.training.monitors import check_monitors
 from vae_lightning.training.non_finite import MAX_SKIPPED_IN_A_ROW, NonFiniteDetector, UpdateGuard
 from vae_lightning.training.training_images import DataModuleImages
 
@@ -161,22 +159,14 @@ class LitVAE(EvaluationModule):
         )
         if self.make_lr_scheduler is None:
             return optimizer
-        scheduler = self.make_lr_scheduler(optimizer)
-        if isinstance(scheduler, ReduceLROnPlateau):
-            # Lightning's class has a `monitor`, torch's does not.
-            monitor = getattr(scheduler, "monitor", "val/loss")
-            return {
-                "optimizer": optimizer,
-                "lr_scheduler": {"scheduler": scheduler, "monitor": monitor},
-            }
-        return [optimizer], [scheduler]
+        return optimizers.with_scheduler(optimizer, self.make_lr_scheduler)
 
     # Training
 
     def on_train_start(self) -> None:
         """Continue to count where a checkpoint ended, however many steps its calls had."""
         multi_step.restore_warnings(self)
-        check_monitors(self.trainer, self.quantities if type(self) is LitVAE else ())
+        epoch_end.check(self, LitVAE)
         if self._restored_steps is not None:
             optimizers.check_states(self.trainer.optimizers)
             compat.set_optimizer_steps(self.trainer, self._restored_steps)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import LBFGS, Adam, Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from vae_lightning.errors import UserError
 from vae_lightning.settings import class_of, to_plain_data
@@ -116,6 +117,21 @@ def describe(factory: Callable[..., Any]) -> dict[str, Any]:
         if isinstance(parameter.default, bool | int | float | str | tuple | None)
     }
     return {**description, "init_args": {**defaults, **description.get("init_args", {})}}
+
+
+def with_scheduler(optimizer: Optimizer, make: Callable[[Optimizer], Any]) -> dict[str, Any]:
+    """Return what ``configure_optimizers`` returns for an optimizer and a scheduler.
+
+    Args:
+        optimizer: The optimizer.
+        make: Makes the scheduler, which is stepped after every epoch.
+    """
+    scheduler = make(optimizer)
+    config = {"scheduler": scheduler}
+    if isinstance(scheduler, ReduceLROnPlateau):
+        # Lightning's class has a `monitor`, torch's does not.
+        config["monitor"] = getattr(scheduler, "monitor", "val/loss")
+    return {"optimizer": optimizer, "lr_scheduler": config}
 
 
 def parts_of(optimizer: Optimizer) -> list[Optimizer]:
