@@ -480,8 +480,31 @@ OPTIONS = [
         2,
         ["got 'None'; for no value, write null"],
     ),
-    ("fit", ["--trainer.callbacks+=BatchSizeFinder"], 1, ["BatchSizeFinder resets the progress"]),
-    ("fit", ["--trainer.callbacks=LearningRateFinder"], 1, ["LearningRateFinder resets the"]),
+    (
+        "fit",
+        ["--trainer.callbacks+=BatchSizeFinder", "--data.batch_size=8"],
+        1,
+        ["--data.batch_size has no effect with BatchSizeFinder"],
+    ),
+    (
+        "fit",
+        ["--trainer.callbacks=LearningRateFinder", "--optimizer.lr=0.1"],
+        1,
+        ["--optimizer.lr has no effect with LearningRateFinder"],
+    ),
+    (
+        "fit",
+        ["--trainer.callbacks=LearningRateFinder", "--trainer.devices=2", "--trainer.strategy=ddp"],
+        1,
+        ["LearningRateFinder works in one process"],
+    ),
+    (
+        "fit",
+        ["--ckpt_path", LAST, "--trainer.max_epochs=9", "--trainer.callbacks=LearningRateFinder"],
+        1,
+        ["LearningRateFinder is for the start of a training"],
+    ),
+    ("fit", ["--trainer.callbacks=BackboneFinetuning"], 1, ["needs a module with a backbone"]),
     ("fit", ["--trainer.gradient_clip_val", "none"], 2, ["for no value, write null"]),
     ("fit", ["--model.bse=x"], 2, ["VAE has no option 'bse'"]),
     (

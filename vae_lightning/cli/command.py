@@ -1,6 +1,5 @@
 """``vae fit``, ``validate``, ``test`` and ``predict``: LightningCLI over plain models."""
 
-import functools
 import re
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ from vae_lightning.cli import (
     config_sources,
     effect_checks,
     error_messages,
+    finders,
     parser,
     paths,
     resume,
@@ -25,6 +25,7 @@ from vae_lightning.cli import (
     trainer_checks,
     trainer_setup,
 )
+from vae_lightning.cli.building import build_module
 from vae_lightning.cli.callbacks import ChangedOptions, Reporter, SaveConfig
 from vae_lightning.cli.command_line import CommandLine
 from vae_lightning.cli.folder_choice import choose_folder, find_requeued_run
@@ -35,7 +36,6 @@ from vae_lightning.data import ImageData
 from vae_lightning.errors import UserError
 from vae_lightning.figures import PredictionWriter
 from vae_lightning.models.base import BaseVAE
-from vae_lightning.models.loading import find_imported
 from vae_lightning.training import compat
 from vae_lightning.training.metrics_log import MetricsLog
 from vae_lightning.training.module import LitVAE
@@ -69,6 +69,7 @@ class Command(LightningCLI):
         self.folder: RunFolder | None = None
         self.requeued: Path | None = None
         self.optimizer_changes: list[dict[str, Any]] = []
+        self.finders: dict[str, Namespace] = {}
         compat.keep_defaults_of_changed_classes()
         compat.check_ckpt_path_hook()
         try:
@@ -223,6 +224,7 @@ class Command(LightningCLI):
         if self.checkpoint:
             self._compare(self.checkpoint, config)
         if self.subcommand == "fit":
+            self.finders = finders.take(self.command_line, config)
             self.folder = choose_folder(self.command_line, config, self.requeued)
             config.name = self.folder.path.parent.name
         else:
@@ -249,17 +251,14 @@ class Command(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build data, model, module and trainer, in this order."""
         path = self.checkpoint and self.checkpoint.path
+        if self.finders:
+            given = self.save_config_kwargs["given"]
+            finders.find_options(self.finders, self.parser, self.config, given)
         try:
             self.config_init = self.parser.instantiate_classes(self.config)
             config = self.config_init[self.subcommand]
             self.datamodule, self.vae = config.data, config.model
-            self.model = LitVAE(
-                self.vae,
-                optimizer=_factory(config.optimizer),
-                critic_optimizer=_factory(config.critic_optimizer),
-                lr_scheduler=_factory(config.lr_scheduler),
-                **vars(config.training),
-            )
+            self.model = build_module(config)
         except (TypeError, ValueError) as error:
             message = error_messages.sentence(error)
             is_typed = self.command_line.argument_names & set(re.findall(r"\w+", message))
@@ -372,14 +371,6 @@ def _source(data: pl.LightningDataModule) -> dict[str, Any]:
     described = data.describe()
     images = {k: v for k, v in described["init_args"].items() if k not in _NOT_ABOUT_IMAGES}
     return {**described, "init_args": images, "split": data.predict_split}
-
-
-def _factory(config: Namespace | None) -> Any:
-    """Return what builds an optimizer or a scheduler, from its class and arguments."""
-    if config is None:
-        return None
-    arguments = config.get("init_args") or Namespace()
-    return functools.partial(find_imported(config.class_path), **vars(arguments))
 
 
 def _check_fit(held: Checkpoint, model: BaseVAE) -> None:

@@ -35,14 +35,6 @@ _NOT_ZERO = {
 
 _REFUSED_CALLBACKS = {
     "BackboneFinetuning": ("needs a module with a backbone, which no model here has: leave it out"),
-    "BatchSizeFinder": (
-        "resets the progress of the training and rewrites --data.batch_size, so that the run could "
-        "not be continued: try sizes with --data.batch_size and --trainer.max_steps 20"
-    ),
-    "LearningRateFinder": (
-        "resets the progress of the training and rewrites --optimizer.lr, so that the run could "
-        "not be continued: compare rates with vae sweep learning_rate"
-    ),
 }
 """Callbacks that cannot be used, with the reason and an alternative."""
 
