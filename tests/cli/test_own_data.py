@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import vae_lightning
 from vae_lightning import MNIST, StaticMNIST, checkpoint
 from vae_lightning.__main__ import main
+from vae_lightning.data.cache import cache_folder
 
 TINY = [
     *("--data.train_size=128", "--data.val_size=16", "--data.test_size=24", "--data.batch_size=16"),
@@ -81,6 +83,9 @@ def test_home_is_found_in_configurations_and_variables(folder, photos, monkeypat
     monkeypatch.setenv("VAE_DATA_ROOT", "~/sets")
     assert MNIST().folder == folder / "sets" / "MNIST" / "raw"
     assert StaticMNIST().root == folder / "sets"
+    assert vae_lightning.load("~/out/mine/version_0/checkpoints/best.ckpt").image_shape == (3, 8, 8)
+    monkeypatch.setenv("XDG_CACHE_HOME", "~/cache")
+    assert cache_folder() == folder / "cache" / "vae_lightning"
 
 
 def test_every_image_of_a_folder_that_was_named_is_predicted(folder, photos, capsys):
@@ -98,3 +103,16 @@ def test_every_image_of_a_folder_that_was_named_is_predicted(folder, photos, cap
     main(["predict", *ckpt, "--data.root", "others", "--data.predict_split=val"])
     assert len(np.load(photos / "predictions_2" / "original.npy")) == 2
     assert not (photos / "predictions_3").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "steps"), [("1", 1), ("1.0", 7), ("3", 3), ("0.5", 3)], ids=lambda value: str(value)
+)
+@pytest.mark.parametrize("place", ["typed", "in a file"])
+def test_one_batch_is_not_all_of_them(folder, option, steps, place):
+    """Lightning takes the integer 1 for a batch and the float for everything."""
+    Path("mine.yaml").write_text(f"trainer: {{limit_train_batches: {option}}}", encoding="utf-8")
+    given = {"typed": f"--trainer.limit_train_batches={option}", "in a file": "--config=mine.yaml"}
+    main(["fit", *TINY, given[place], "--name=mine"])
+    held = checkpoint.read(folder / "runs/mine/version_0/checkpoints/last.ckpt")
+    assert held.global_step == steps

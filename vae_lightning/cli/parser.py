@@ -16,6 +16,7 @@ from vae_lightning.cli.yaml_files import read_utf8
 from vae_lightning.figures import FIGURES
 from vae_lightning.metrics import METRICS
 from vae_lightning.models.base import BaseVAE
+from vae_lightning.training import compat
 from vae_lightning.training.best_checkpoint import BestCheckpoint
 from vae_lightning.training.last_checkpoint import LastCheckpoint
 from vae_lightning.training.module import LitVAE
@@ -51,9 +52,18 @@ class ConfigAction(ActionConfigFile):  # type: ignore[misc]
         super().__call__(parser, cfg, text, option_string)
 
 
+_COUNTS_OR_SHARES = (
+    *("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches"),
+    *("overfit_batches", "val_check_interval"),
+)
+"""Options of the trainer that are a number of batches, or a share of them as a float."""
+
+
 def add_core_arguments(parser: LightningArgumentParser) -> None:
     """Add options of the trainer, the data, the model and its training."""
     parser.add_lightning_class_args(pl.Trainer, "trainer")
+    counts = [f"trainer.{name}" for name in _COUNTS_OR_SHARES]
+    compat.read_whole_numbers_as_integers(parser, counts)
     parser.add_lightning_class_args(pl.LightningDataModule, "data", subclass_mode=True)
     parser.add_subclass_arguments(BaseVAE, "model", fail_untyped=False, required=True)
     for name in LINKED:

@@ -4,16 +4,18 @@ The versions of these packages are bounded above in pyproject.toml. When one of 
 assertions here say what has moved.
 """
 
+import functools
 import inspect
 import json
+import operator
 import signal
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, get_args
 
 import lightning.pytorch as pl
-from jsonargparse import Namespace, _common, _typehints
+from jsonargparse import ArgumentParser, Namespace, _common, _typehints
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.trainer.connectors import checkpoint_connector
@@ -128,6 +130,24 @@ def saves_by_steps(callback: ModelCheckpoint) -> bool:
     """Return whether a checkpoint callback counts training steps."""
     assert hasattr(callback, "_every_n_train_steps"), "ModelCheckpoint of Lightning has changed"
     return bool(callback._every_n_train_steps)
+
+
+def read_whole_numbers_as_integers(parser: ArgumentParser, names: Iterable[str]) -> None:
+    """Let options that take an integer or a float read ``1`` as the integer.
+
+    ``limit_val_batches`` means one batch by 1, and all of them by 1.0. The order of the types in
+    Lightning's annotations, in which jsonargparse tries them, depends on what Python has cached.
+
+    Args:
+        parser: The parser.
+        names: Names of the options.
+    """
+    actions = {action.dest: action for action in parser._actions}
+    for name in names:
+        action: Any = actions[name]
+        assert int in get_args(action._typehint), f"{name} has no integer"
+        kinds = sorted(get_args(action._typehint), key=lambda kind: kind is not int)
+        action._typehint = functools.reduce(operator.or_, kinds)
 
 
 def keep_defaults_of_changed_classes() -> None:
