@@ -211,6 +211,32 @@ def test_folders_of_splits_are_the_splits(tmp_path, train, val, test, above):
         assert (batch.x[:, 0].float().mean((1, 2)) > 100).equal(batch.y == 1)
 
 
+def test_splits_in_the_folder_of_each_class(tmp_path):
+    """Their names may differ between classes."""
+    for name, color, train, test in (("red", RED, "train", "val"), ("blue", BLUE, "Train", "test")):
+        for i in range(9):
+            paint(tmp_path / name / train / "deep" / f"{i}.png", color)
+        for i in range(3):
+            paint(tmp_path / name / test / f"{i}.png", color)
+    paint(tmp_path / "red" / "cover.png")
+    data = folder(tmp_path)
+    assert data.class_names == ["blue", "red"]
+    assert [data.split_size(split) for split in ("train", "val", "test")] == [18, 3, 3]
+    batch = data.load("train").__getitems__(range(18))
+    assert (batch.x[:, 0].float().mean((1, 2)) > 100).equal(batch.y == 1)
+    assert data.left_out == [("red/cover.png", "not in a folder of a split")]
+
+
+def test_one_class_without_splits_makes_them_ordinary_folders(tmp_path):
+    for name in ("red/train", "red/test", "blue"):
+        for i in range(3):
+            paint(tmp_path / name / f"{i}.png")
+    data = folder(tmp_path)
+    assert data.class_names == ["blue", "red"]
+    assert not data.left_out
+    assert sum(data.split_size(split) for split in ("train", "val", "test")) == 9
+
+
 @pytest.mark.parametrize("there", ["val", "test"])
 def test_a_missing_split_is_taken_from_the_images_to_train_on(tmp_path, there):
     for i in range(20):

@@ -115,16 +115,16 @@ class Listing:
         """
         left_out: list[tuple[str, str]] = []
         names = list(_image_names(root, left_out))
-        depth, folders = _split_folders(names)
+        depth, folders, above = _split_folders(names)
         if folders:
             names = _select(
                 names,
-                lambda name: name.split(os.sep)[depth] in folders and name.count(os.sep) > depth,
+                lambda name: _folder(name, depth) in folders,
                 left_out,
                 "not in a folder of a split",
             )
-        above = depth + 1 if folders else 0
-        names, class_names, remarks = _find_classes(names, above, folders, left_out)
+        decisive = [name for name in names if folders.get(_folder(name, depth), "train") == "train"]
+        names, class_names, remarks = _find_classes(names, above, decisive, left_out)
         counts = [count_frames(os.path.join(root, name)) for name in names]
         repeats = torch.tensor(counts if frames == "all" else [1] * len(names), dtype=torch.int64)
         several = sum(count > 1 for count in counts)
@@ -143,9 +143,9 @@ class Listing:
             classes = [known.get(_folder(name, above) or "", -1) for name in names]
             y = torch.tensor(classes, dtype=torch.int64)[file]
         splits: dict[Split, Tensor] = {}
-        for folder, split in folders.items():
-            inside = torch.tensor([name.split(os.sep)[depth] == folder for name in names])
-            splits[split] = inside[file].nonzero()[:, 0]
+        for split in dict.fromkeys(folders.values()):
+            inside = [folders[_folder(name, depth)] == split for name in names]
+            splits[split] = torch.tensor(inside)[file].nonzero()[:, 0]
         return cls(
             Paths(root, names).take(file),
             torch.arange(len(file)) - starts[file],
@@ -208,53 +208,58 @@ def _names_inside(
             left_out.append((inside + name, "no image that Pillow can read"))
 
 
-def _split_folders(names: Sequence[str]) -> tuple[int, dict[str, Split]]:
-    """Return the folders that are splits, and how many folders they are in: 0 or 1.
+def _split_folders(names: Sequence[str]) -> tuple[int, dict[str | None, Split], int]:
+    """Find the folders of splits: at the top, in a single folder, or in the folder of each class.
 
     There has to be one for training and another; ``train`` alone may be a class.
+
+    Returns:
+        The number of folders above those of splits, the splits by the names of their folders, and
+        the number of folders above those of classes.
 
     Raises:
         UserError: If two folders are the same split.
     """
+    tops = {_folder(name, 0) for name in names} - {None}
     for depth in (0, 1):
-        parts = [name.split(os.sep) for name in names if name.count(os.sep) > depth]
-        if depth and len({part[0] for part in parts}) != 1:
-            break
-        found: dict[str, Split] = {}
-        for folder in dict.fromkeys(part[depth] for part in parts):
-            if folder.lower() in _SPLIT_NAMES:
-                found[folder] = _SPLIT_NAMES[folder.lower()]
-        if "train" in found.values() and len(set(found.values())) > 1:
-            twice = [f for f, split in found.items() if [*found.values()].count(split) > 1]
-            if twice:
-                raise UserError(
-                    f"the folders {' and '.join(twice)} are the same split: merge them, or rename "
-                    "one of them"
-                )
-            return depth, found
-    return 0, {}
+        inside = [name for name in names if _folder(name, depth) is not None]
+        names_of_folders = dict.fromkeys(_folder(name, depth) for name in inside)
+        found = {f: split for f in names_of_folders if (split := _split_of(f)) is not None}
+        if "train" not in found.values() or len(set(found.values())) == 1:
+            continue
+        in_classes = depth == 1 and len(tops) > 1
+        if in_classes:
+            with_splits = {_folder(name, 0) for name in inside if _folder(name, 1) in found}
+            if with_splits != tops:
+                continue
+        twice = [f for f, split in found.items() if [*found.values()].count(split) > 1]
+        if twice and not in_classes:  # folders of classes may differ
+            raise UserError(
+                f"the folders {' and '.join(map(str, twice))} are the same split: merge them, or "
+                "rename one of them"
+            )
+        return depth, found, 0 if in_classes else depth + 1
+    return 0, {}, 0
+
+
+def _split_of(folder: str | None) -> Split | None:
+    return None if folder is None else _SPLIT_NAMES.get(folder.lower())
 
 
 def _find_classes(
-    names: list[str],
-    above: int,
-    folders: dict[str, Split],
-    left_out: list[tuple[str, str]],
+    names: list[str], above: int, decisive: list[str], left_out: list[tuple[str, str]]
 ) -> tuple[list[str], list[str] | None, list[str]]:
-    """Decide whether folders are classes, by the images to train on.
+    """Decide whether folders are classes.
 
     Args:
         names: Paths of the images.
         above: Number of folders above those of the classes.
-        folders: Folders that are splits.
+        decisive: Those by which this is decided: the images to train on.
         left_out: List to which images beside the classes are added.
 
     Returns:
         The images that are used, the names of the classes if there are any, and remarks.
     """
-    decisive = [
-        name for name in names if not folders or folders[name.split(os.sep)[above - 1]] == "train"
-    ]
     beside = [name for name in decisive if _folder(name, above) is None]
     if not names or len(beside) == len(decisive):
         return names, None, []

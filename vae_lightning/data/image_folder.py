@@ -28,10 +28,10 @@ class ImageFolder(ImageData):
     uint8 if they fit into ``memory_limit``, else read on demand (``num_workers`` then helps).
 
     Every file that Pillow can decode is used, in subfolders and behind links, too. Hidden files are
-    ignored. If the folder has subfolders ``train`` and ``val`` or ``test`` (or ``training``,
-    ``valid``, ``validation``, ``dev``, ``testing``), they are the splits, and a missing one is
-    taken from the training images. Otherwise, the splits are random. Frames of one file are always
-    in the same split.
+    ignored. If the folder, or each class in it, has subfolders ``train`` and ``val`` or ``test``
+    (or ``training``, ``valid``, ``validation``, ``dev``, ``testing``), they are the splits, and a
+    missing one is taken from the training images. Otherwise, the splits are random. Frames of one
+    file are always in the same split.
 
     Args:
         root: The folder. Subfolders of the first level, or of the splits, are the classes, in
