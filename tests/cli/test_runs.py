@@ -332,6 +332,7 @@ def test_the_best_of_a_sweep_is_quoted(tmp_path, capsys):
 def test_relative_paths_become_absolute(folder):
     config = Namespace(
         data=Namespace(class_path="photos.path", init_args=Namespace(root="photos", color="gray")),
+        model=Namespace(class_path="Mine", init_args=Namespace(codes_path="~/codes", hidden=[8])),
         checkpoint=Namespace(dirpath="best", filename="best"),
         trainer=Namespace(
             logger=[
@@ -347,6 +348,7 @@ def test_relative_paths_become_absolute(folder):
     assert loggers == [".", str(Path.home() / "logs"), "s3://logs"]
     assert config.data.init_args == Namespace(root=str(folder / "photos"), color="gray")
     assert config.data.class_path == "photos.path"
+    assert config.model.init_args.codes_path == str(Path.home() / "codes")
     assert config.checkpoint == Namespace(dirpath=str(folder / "best"), filename="best")
     assert config.trainer.profiler.init_args.dirpath == str(folder)
 

@@ -20,7 +20,7 @@ def make_absolute(config: Namespace) -> None:
     Args:
         config: The options of a command; changed in place.
     """
-    for part in config.data, config.get("checkpoint"), config.trainer:
+    for part in config.data, config.model, config.get("checkpoint"), config.trainer:
         _make_absolute(part)
 
 

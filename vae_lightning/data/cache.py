@@ -9,10 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vae_lightning.files import expand
+
 
 def cache_folder() -> Path:
     """Return ``$XDG_CACHE_HOME/vae_lightning``, by default in ``~/.cache``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vae_lightning"
+    return expand(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "vae_lightning"
 
 
 def cached(name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from vae_lightning.distributions.likelihoods import Likelihood
 from vae_lightning.distributions.posteriors import Posterior
 from vae_lightning.distributions.priors import Prior
 from vae_lightning.errors import UserError
+from vae_lightning.files import expand
 from vae_lightning.models.base import BaseVAE
 from vae_lightning.nets import Decoder, Encoder
 from vae_lightning.nets.quantizers import VectorQuantizer
@@ -47,6 +48,7 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> BaseVAE:
             Import a model class of your own, and other classes of your own that the model uses,
             before.
     """
+    path = expand(path)
     held = checkpoint.read(path)
     model = build(held.record.model, path)
     weights = held.weights
