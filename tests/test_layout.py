@@ -16,7 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LEVELS = [
     {""},
     {"distributions", "nets", "plotting"},
-    {"models"},
+    {"images", "models"},
     {"training"},
     {"data"},
     {"metrics"},

@@ -17,10 +17,10 @@ from vae_lightning.batch import Batch
 from vae_lightning.data.sampling import ShardSampler, TrainLoader, evaluation_batch_size
 from vae_lightning.errors import UserError
 from vae_lightning.files import expand
+from vae_lightning.images.folder_listing import Split
 from vae_lightning.nets import ImageShape
 from vae_lightning.settings import Configurable
 
-Split = Literal["train", "val", "test"]
 PredictSplit = Literal["train", "val", "test", "all"]
 Binarization = Literal["none", "threshold", "dynamic"]
 

@@ -11,8 +11,9 @@ from torch.utils.data import Dataset
 from vae_lightning import randomness
 from vae_lightning.batch import Batch
 from vae_lightning.data import strokes
-from vae_lightning.data.base import ImageData, Images, InMemory, PredictSplit, Split, split_indices
+from vae_lightning.data.base import ImageData, Images, InMemory, PredictSplit, split_indices
 from vae_lightning.data.cache import cached
+from vae_lightning.images.folder_listing import Split
 from vae_lightning.nets import ImageShape
 
 

@@ -13,11 +13,11 @@ from torch.utils.data import Dataset
 
 from vae_lightning import randomness
 from vae_lightning.batch import Batch
-from vae_lightning.data.base import ImageData, Images, InMemory, Split
-from vae_lightning.data.decoding import background_color, read_frames
-from vae_lightning.data.folder_listing import Frames, Listing, Paths
+from vae_lightning.data.base import ImageData, Images, InMemory
 from vae_lightning.errors import UserError
 from vae_lightning.files import expand
+from vae_lightning.images.decoding import background_color, read_frames
+from vae_lightning.images.folder_listing import Frames, Listing, Paths, Split
 from vae_lightning.nets import ImageShape
 
 

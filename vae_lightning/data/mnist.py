@@ -21,9 +21,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vae_lightning.batch import Batch
-from vae_lightning.data.base import ImageData, Images, InMemory, Split, data_root, split_indices
+from vae_lightning.data.base import ImageData, Images, InMemory, data_root, split_indices
 from vae_lightning.errors import UserError
 from vae_lightning.files import read_data_file
+from vae_lightning.images.folder_listing import Split
 from vae_lightning.nets import ImageShape
 
 _FILES = {

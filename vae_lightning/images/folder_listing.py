@@ -11,10 +11,10 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from vae_lightning.data.base import Split
-from vae_lightning.data.decoding import count_frames, is_image
 from vae_lightning.errors import UserError
+from vae_lightning.images.decoding import count_frames, is_image
 
+Split = Literal["train", "val", "test"]
 Frames = Literal["all", "first"]
 
 _SPLIT_NAMES: dict[str, Split] = {
