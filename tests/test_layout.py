@@ -17,6 +17,7 @@ LEVELS = [
     {""},
     {"distributions", "nets", "plotting"},
     {"images", "models"},
+    {"explore"},
     {"training"},
     {"data"},
     {"metrics"},

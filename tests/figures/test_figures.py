@@ -160,7 +160,7 @@ def test_traversals_move_one_dimension_at_a_time_ordered_by_kl(monkeypatch, batc
     figure = FIGURES["traversals"](steps=5, limit=2.0).draw(model, batch.x, None, None)
     assert figure.axes[0].get_xlabel() == "value of the latent dimension"
     assert labels == ["z1  KL 2.00", "z2  KL 0.50", "z0  KL 0.10"]
-    z = decoded[0].view(3, 5, 3)
+    z = decoded[0][:-1].view(3, 5, 3)  # the last one is the image itself
     base = model.embed(batch.x[:1])[0]
     for row, dimension in enumerate((1, 2, 0)):
         assert z[row, :, dimension].tolist() == [-2, -1, 0, 1, 2]

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 import matplotlib.figure
-import torch
 from torch import Tensor
 
 from vae_lightning import plotting
+from vae_lightning.explore.traversal import dimension_use, traverse
 from vae_lightning.figures.base import Figure
 from vae_lightning.models.base import BaseVAE
 from vae_lightning.models.capabilities import Capability
@@ -57,36 +57,19 @@ class Traversals(Figure):
     ) -> matplotlib.figure.Figure:
         """See `Figure.draw`."""
         label = model.used_labels(label)
-        use, unit = self._use(model, x, label)
+        use, unit = dimension_use(model, x, label)
         dimensions = use.argsort(descending=True)[: self.rows].tolist()
         image = min(self.image, len(x) - 1)
         one = slice(image, image + 1)
         z = model.embed(x[one], None if label is None else label[one])
         assert isinstance(z, Tensor)  # models with CONTINUOUS_LATENT have one latent vector
-        # In float64, because float32 would lose digits in ndtr and its inverse.
-        values = torch.linspace(-self.limit, self.limit, self.steps, dtype=torch.float64)
-        # Quantiles of the prior at the levels that the values have under N(0, 1), below 1.
-        levels = torch.special.ndtr(values).clamp(1e-15, 1 - 1e-15)
-        quantiles = model.latent_quantiles(levels)  # (S, L)
-        moved = z.cpu().repeat(len(dimensions), self.steps, 1)  # (D, S, L)
-        for row, dimension in enumerate(dimensions):
-            moved[row, :, dimension] = quantiles[:, dimension]
         same = None if label is None else label[image]
-        decoded = model.decode(moved.flatten(0, 1), same)
-        same_scale = quantiles.allclose(values[:, None].to(quantiles))
-        title = f"Latent traversals of one image{', KL in nats' * (unit == 'KL')}{self.title_end}"
+        made = traverse(model, z[0], dimensions, same, steps=self.steps, limit=self.limit)
         return plotting.traversals(
-            decoded.unflatten(0, moved.shape[:2]),
+            made.images,
             [f"z{dimension}  {unit} {use[dimension]:.2f}" for dimension in dimensions],
-            values.tolist(),
-            x_label="value of the latent dimension"
-            if same_scale
-            else "quantile of the prior, by the value that N(0, 1) has there",
-            title=title,
+            made.values.tolist(),
+            x_label=made.axis_label,
+            title=f"Latent traversals of one image{', KL in nats' * (unit == 'KL')}"
+            f"{self.title_end}",
         )
-
-    def _use(self, model: BaseVAE, x: Tensor, label: Tensor | None) -> tuple[Tensor, str]:
-        """Return a measure of how much the model uses each dimension, (L,), and its name."""
-        if model.has(Capability.KL_PER_DIMENSION):
-            return model.latent_kl(x, label).mean(0).cpu(), "KL"
-        return model.latent_vectors(x, label).var(0, correction=0).cpu(), "variance"

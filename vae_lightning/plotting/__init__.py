@@ -15,6 +15,7 @@ from vae_lightning.plotting.components import principal_components
 from vae_lightning.plotting.images import (
     class_grid,
     image_grid,
+    image_rows,
     manifold,
     reconstructions,
     traversals,
@@ -27,6 +28,7 @@ __all__ = [
     "code_maps",
     "code_usage",
     "image_grid",
+    "image_rows",
     "latent_scatter",
     "manifold",
     "principal_components",

@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -112,8 +113,14 @@ def traversals(
     *,
     x_label: str = "value of the latent dimension",
     title: str = "",
+    original: Tensor | None = None,
+    decoded: Tensor | None = None,
+    own: Sequence[float] = (),
 ) -> Figure:
     """Draw how an image changes with one latent dimension at a time.
+
+    With ``decoded``, a first row shows the image itself and its reconstruction. With ``own``, a
+    mark in each row shows where the image is.
 
     Args:
         images: Images in [0, 1] for D latent dimensions at S values each, (D, S, C, H, W).
@@ -121,6 +128,9 @@ def traversals(
         values: The S values of the latent dimension, written below the columns.
         x_label: What the values are.
         title: Title of the figure.
+        original: The image that was encoded, (C, H, W).
+        decoded: Its reconstruction, or the image at the unmoved latent, (C, H, W).
+        own: The D values that the unmoved latent has.
 
     Returns:
         The figure.
@@ -137,8 +147,30 @@ def traversals(
     where = "traversals"
     images = check_images(where, "images", images, "D S C H W")
     check_length(where, "row_labels", row_labels, images.shape[0], "row")
-    labels = number_labels(check_values(where, values, images.shape[1], "column"))
-    return draw_labeled_rows(images, row_labels, title=title, values=labels, x_label=x_label)
+    numbers = check_values(where, values, images.shape[1], "column")
+    places = []
+    if own:
+        check_length(where, "own", own, images.shape[0], "row")
+        columns = np.interp(own, numbers, np.arange(len(numbers)))
+        places = list(enumerate(columns.tolist()))
+    if decoded is not None:
+        first = check_images(where, "decoded", decoded[None], "N C H W")
+        names = ["decoded"]
+        if original is not None:
+            encoded = check_images(where, "original", original[None], "N C H W")
+            first, names = torch.cat([encoded, first]), ["original", "decoded"]
+        blank = torch.ones(images.shape[1] - len(first), *images.shape[2:])
+        images = torch.cat([torch.cat([first, blank])[None], images])
+        row_labels = [", ".join(names), *row_labels]
+        places = [(row + 1, column) for row, column in places]
+    return draw_labeled_rows(
+        images,
+        row_labels,
+        title=title,
+        values=number_labels(numbers),
+        x_label=x_label,
+        marks=places,
+    )
 
 
 @styled
@@ -166,6 +198,32 @@ def class_grid(images: Tensor, class_names: Sequence[str], *, title: str = "") -
     check_length("class_grid", "class_names", class_names, images.shape[0], "row")
     labels = class_labels(class_names)
     return draw_labeled_rows(images, labels, title=title, x_label="one style per column")
+
+
+@styled
+def image_rows(images: Tensor, row_labels: Sequence[str], *, title: str = "") -> Figure:
+    """Draw labeled rows of images.
+
+    Args:
+        images: Images in [0, 1], R rows of S images, (R, S, C, H, W).
+        row_labels: The R labels on the left of the rows.
+        title: Title of the figure.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: If a shape, dtype or length is wrong.
+
+    Example:
+        >>> import torch
+        >>> figure = image_rows(torch.rand(2, 3, 3, 16, 16), ["original", "error"])
+        >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
+        ['original', 'error']
+    """
+    images = check_images("image_rows", "images", images, "R S C H W")
+    check_length("image_rows", "row_labels", row_labels, images.shape[0], "row")
+    return draw_labeled_rows(images, row_labels, title=title)
 
 
 def _manifold_ticks(values: Sequence[float], centers: Sequence[float]) -> list[float]:

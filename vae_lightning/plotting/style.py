@@ -35,6 +35,7 @@ GRAY = "#59636e"
 RULE = "#c4cad1"
 FAINT = "#eef0f3"
 MISSING = (224, 32, 160)
+MARK = "#d1242f"
 
 # Ordered so that the smallest perceptual distance among the first ten colors is large for normal,
 # protanopic and deuteranopic vision. The second ten extend them greedily.

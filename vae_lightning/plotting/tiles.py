@@ -18,6 +18,7 @@ from vae_lightning.plotting.style import (
     EDGE,
     GAP,
     INK,
+    MARK,
     MAX_HEIGHT,
     MAX_LABEL,
     MAX_TALL_HEIGHT,
@@ -107,7 +108,13 @@ def _label_rows(axes: Axes, centers: Sequence[float], labels: Sequence[str]) -> 
 
 
 def draw_labeled_rows(
-    images: Tensor, labels: Sequence[str], *, title: str, values: Sequence[str] = (), x_label: str
+    images: Tensor,
+    labels: Sequence[str],
+    *,
+    title: str,
+    values: Sequence[str] = (),
+    x_label: str = "",
+    marks: Sequence[tuple[int, float]] = (),
 ) -> Figure:
     """Draw images as labeled rows.
 
@@ -117,6 +124,7 @@ def draw_labeled_rows(
         title: Title of the figure.
         values: The S labels below the columns, or none.
         x_label: Label below them.
+        marks: Rows and columns, which may lie between two images, to mark below an image.
 
     Returns:
         The figure.
@@ -139,6 +147,10 @@ def draw_labeled_rows(
     figure, axes = new_figure(width, height, title=title, left=left, right=right, bottom=bottom)
     show(axes, mosaic.pixels)
     _label_rows(axes, mosaic.row_centers, labels)
+    for row, column in marks:
+        x = np.interp(column, np.arange(columns), mosaic.column_centers)
+        y = mosaic.row_centers[row] + tile_height / 2 - 5
+        axes.plot(x, y, marker="^", markersize=to_points(9), color=MARK, clip_on=False)
     if values:
         # Skip values where tiles are narrower than the numbers.
         step = math.ceil((value_width + PAD) / (tile_width + GAP))

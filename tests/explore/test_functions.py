@@ -1,0 +1,243 @@
+"""Samples, traversals, interpolations, latents and scores, against what they are defined as."""
+
+import io
+import math
+
+import pytest
+import torch
+from PIL import Image
+
+from vae_lightning import VAE, VQVAE, WAE, HierarchicalVAE, VampPrior, explore
+from vae_lightning.distributions.mixture_prior import MixtureOfGaussians
+from vae_lightning.explore.traversal import dimension_use
+from vae_lightning.models.capabilities import MissingCapabilityError
+from vae_lightning.nets import MLPDecoder, MLPEncoder
+from vae_lightning.randomness import Noise, generator
+
+SHAPE = (1, 4, 4)
+MLP = {"image_shape": SHAPE, "encoder": MLPEncoder, "decoder": MLPDecoder}
+
+
+@pytest.fixture
+def vae():
+    torch.manual_seed(1)
+    return VAE(latent_dim=3, **MLP)
+
+
+@pytest.fixture
+def cvae():
+    torch.manual_seed(1)
+    return VAE(latent_dim=3, conditional=True, num_classes=4, **MLP)
+
+
+# Samples
+
+
+def test_samples_are_decoded_draws_from_the_prior(vae):
+    images = explore.sample(vae, 5, seed=3)
+    z = vae.sample_latents(5, None, generator(3, "sample"))
+    assert images.equal(vae.decode(z))
+    assert not images.equal(explore.sample(vae, 5, seed=4))
+
+
+@pytest.mark.parametrize("draw", [False, True])
+def test_samples_do_not_depend_on_the_batch_size(cvae, draw):
+    one, many = (explore.sample(cvae, 7, draw=draw, batch_size=size) for size in (7, 2))
+    torch.testing.assert_close(one, many)
+    assert set(one.unique().tolist()) <= {0.0, 1.0} or not draw
+
+
+def test_samples_of_classes(cvae):
+    z = cvae.sample_latents(4, cvae.encode_labels(torch.arange(4), 4), generator(0, "sample"))
+    torch.testing.assert_close(explore.sample(cvae, 4), cvae.decode(z, torch.arange(4)))
+    torch.testing.assert_close(explore.sample(cvae, 4, 2), cvae.decode(z, 2))
+
+
+def test_a_temperature_scales_the_latents(vae):
+    z = vae.sample_latents(5, None, generator(0, "sample"))
+    images = explore.sample(vae, 5, temperature=0.5)
+    torch.testing.assert_close(images, vae.decode(0.5 * z))
+
+
+@pytest.mark.parametrize("prior", [VampPrior, MixtureOfGaussians])
+def test_other_priors_have_no_temperature(prior):
+    with pytest.raises(ValueError, match="temperature is defined for a N"):
+        explore.sample(VAE(latent_dim=2, prior=prior, **MLP), 2, temperature=0.5)
+
+
+def test_a_stack_of_latents_is_sampled():
+    model = HierarchicalVAE(latent_dim=3, top_dim=2, hidden=(8,), **MLP)
+    assert explore.sample(model, 3, batch_size=2).shape == (3, *SHAPE)
+    with pytest.raises(ValueError, match="temperature"):
+        explore.sample(model, 3, temperature=2)
+
+
+def test_sampling_leaves_the_model_and_generators_alone(vae):
+    vae.train()
+    before = torch.get_rng_state()
+    explore.sample(vae, 3, draw=True)
+    assert torch.get_rng_state().equal(before)
+    assert vae.training
+
+
+def test_wrong_arguments_of_samples(vae):
+    with pytest.raises(ValueError, match="must be positive, got 0"):
+        explore.sample(vae, 0)
+    with pytest.raises(ValueError, match="temperature must be positive"):
+        explore.sample(vae, 1, temperature=math.nan)
+    with pytest.raises(MissingCapabilityError):
+        explore.sample(VQVAE(image_shape=(1, 8, 8)), 1)
+
+
+# Traversals
+
+
+def test_a_traversal_moves_one_dimension(vae):
+    z = torch.tensor([0.3, -1.2, 2.0])
+    made = explore.traverse(vae, z, [2, 0], steps=5, limit=2)
+    assert made.same_scale
+    torch.testing.assert_close(made.values, torch.tensor([-2.0, -1, 0, 1, 2]))
+    torch.testing.assert_close(made.own, torch.tensor([2.0, 0.3]))
+    torch.testing.assert_close(made.decoded, vae.decode(z[None])[0])
+    for row, dimension in enumerate([2, 0]):
+        for column, value in enumerate(made.values):
+            moved = z.clone()
+            moved[dimension] = value
+            torch.testing.assert_close(
+                made.images[row, column], vae.decode(moved[None])[0], atol=1e-5, rtol=0
+            )
+    # Where the moved value is its own, nothing has changed.
+    torch.testing.assert_close(made.images[0, -1], made.decoded, atol=1e-5, rtol=0)
+
+
+def test_own_values_on_the_scale_of_another_prior():
+    torch.manual_seed(0)
+    model = VAE(latent_dim=2, prior=MixtureOfGaussians, **MLP)
+    values = torch.linspace(-2, 2, 9, dtype=torch.float64)
+    quantiles = model.latent_quantiles(torch.special.ndtr(values))
+    made = explore.traverse(model, quantiles[3].float(), [0, 1], steps=9, limit=2)
+    assert not made.same_scale
+    torch.testing.assert_close(made.own, torch.full((2,), values[3].item()), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"dimensions": [3]}, "no latent dimension 3: give 0..2"),
+        ({"dimensions": [-1]}, "no latent dimension -1"),
+        ({"dimensions": [0], "steps": 1}, "at least 2"),
+        ({"dimensions": [0], "limit": 0}, "limit positive"),
+    ],
+)
+def test_wrong_arguments_of_traversals(vae, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        explore.traverse(vae, torch.zeros(3), **kwargs)
+
+
+def test_use_of_dimensions(vae):
+    x = torch.rand(6, *SHAPE)
+    use, unit = dimension_use(vae, x)
+    torch.testing.assert_close(use, vae.latent_kl(x).mean(0))
+    assert unit == "KL"
+    model = WAE(latent_dim=2, **MLP)
+    use, unit = dimension_use(model, x)
+    torch.testing.assert_close(use, model.embed(x).var(0, correction=0))
+    assert unit == "variance"
+
+
+# Interpolations
+
+
+@pytest.mark.parametrize("path", ["linear", "spherical"])
+def test_an_interpolation_ends_at_both_ends(vae, path):
+    start, end = torch.randn(2, 4, 3)
+    made = explore.interpolate(vae, start, end, steps=6, path=path)
+    torch.testing.assert_close(made.latents[:, 0], start)
+    torch.testing.assert_close(made.latents[:, -1], end)
+    torch.testing.assert_close(
+        made.images, vae.decode(made.latents.flatten(0, 1)).unflatten(0, (4, 6))
+    )
+
+
+def test_a_spherical_path_turns_evenly(vae):
+    start, end = torch.randn(2, 5, 3)
+    z = explore.interpolate(vae, start, end, steps=8, path="spherical").latents.double()
+    lengths = z.norm(dim=2)
+    expected = torch.lerp(lengths[:, :1], lengths[:, -1:], torch.linspace(0, 1, 8).double())
+    torch.testing.assert_close(lengths, expected, rtol=1e-5, atol=0)
+    unit = z / lengths[..., None]
+    angles = (unit[:, 1:] * unit[:, :-1]).sum(2).clamp(-1, 1).acos()
+    torch.testing.assert_close(angles, angles[:, :1].expand_as(angles), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("end", [[2.0, 0, 0], [-1.0, 0, 0], [0.0, 0, 0]])
+def test_a_spherical_path_without_an_angle_is_finite(vae, end):
+    start = torch.tensor([[1.0, 0, 0]])
+    z = explore.interpolate(vae, start, torch.tensor([end]), path="spherical").latents
+    assert z.isfinite().all()
+    torch.testing.assert_close(z[0, 0], start[0])
+
+
+def test_interpolations_of_classes(cvae):
+    start, end = torch.randn(2, 2, 3)
+    made = explore.interpolate(cvae, start, end, torch.tensor([1, 3]), steps=3)
+    torch.testing.assert_close(made.images[1], cvae.decode(made.latents[1], 3))
+
+
+def test_wrong_arguments_of_interpolations(vae):
+    with pytest.raises(ValueError, match="must be latents"):
+        explore.interpolate(vae, torch.zeros(1, 3), torch.zeros(2, 3))
+    with pytest.raises(ValueError, match="steps must be at least 2"):
+        explore.interpolate(vae, torch.zeros(1, 3), torch.zeros(1, 3), steps=1)
+    with pytest.raises(MissingCapabilityError):
+        explore.interpolate(VQVAE(image_shape=(1, 8, 8)), torch.zeros(1, 3), torch.zeros(1, 3))
+
+
+# Latents and scores
+
+
+def test_latents_are_those_of_the_encoder(cvae):
+    x, label = torch.rand(5, *SHAPE), torch.tensor([0, 1, 2, 3, 0])
+    found = explore.encode(cvae, x, label, batch_size=2)
+    expected = cvae.encode(x, cvae.encode_labels(label, 5))
+    for name in ("mu", "log_var"):
+        torch.testing.assert_close(found[name], expected[name].detach())
+        assert not found[name].requires_grad
+
+
+def test_scores_of_a_model_with_a_density(cvae):
+    x, label = (torch.rand(5, *SHAPE) > 0.5).float(), torch.tensor([0, 1, 2, 3, 0])
+    found = explore.score(cvae, x, label, num_samples=200, seed=2)
+    condition = cvae.encode_labels(label, 5)
+    noise = Noise(torch.arange(5), 2, "score likelihood")
+    expected = -cvae.log_marginal(x, condition, noise, 200)
+    torch.testing.assert_close(found["negative_log_likelihood"], expected.float())
+    kl = cvae.latent_kl(x, label).sum(1)
+    torch.testing.assert_close(found["kl"], kl)
+    torch.testing.assert_close(found["negative_elbo"], found["reconstruction"] + found["kl"])
+    error = (cvae.reconstruct(x, label) - x).square().mean((1, 2, 3))
+    torch.testing.assert_close(found["squared_error"], error)
+    parts = explore.score(cvae, x, label, num_samples=200, seed=2, batch_size=2)
+    for name, value in found.items():
+        torch.testing.assert_close(parts[name], value, rtol=1e-4, atol=1e-4)
+
+
+def test_scores_of_a_model_without_a_density():
+    found = explore.score(WAE(latent_dim=2, **MLP), torch.rand(3, *SHAPE))
+    assert set(found) == {"reconstruction", "squared_error"}
+    found = explore.score(VQVAE(image_shape=(1, 8, 8)), torch.rand(3, 1, 8, 8))
+    assert "squared_error" in found
+    assert "negative_log_likelihood" not in found
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_complexity_is_the_length_of_a_file(channels):
+    x = torch.rand(2, channels, 8, 8)
+    x[1] = 0.5
+    found = explore.complexity(x)
+    assert found[0] > found[1] > 0
+    pixels = (x[0] * 255).round().byte()
+    pixels = pixels[0] if channels == 1 else pixels.movedim(0, -1)
+    file = io.BytesIO()
+    Image.fromarray(pixels.numpy()).save(file, "PNG", optimize=True)
+    assert found[0].item() == pytest.approx(len(file.getvalue()) * 8 * math.log(2))

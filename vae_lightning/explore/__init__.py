@@ -1,0 +1,21 @@
+"""What a trained model is used for: samples, traversals, interpolations, latents and scores.
+
+Functions of a model and tensors, which need no Lightning. ``vae sample`` and its kin call them.
+"""
+
+from vae_lightning.explore.interpolation import Interpolation, interpolate
+from vae_lightning.explore.latents import encode
+from vae_lightning.explore.sampling import sample
+from vae_lightning.explore.scores import complexity, score
+from vae_lightning.explore.traversal import Traversal, traverse
+
+__all__ = [
+    "Interpolation",
+    "Traversal",
+    "complexity",
+    "encode",
+    "interpolate",
+    "sample",
+    "score",
+    "traverse",
+]
