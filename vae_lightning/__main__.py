@@ -10,12 +10,23 @@ from vae_lightning.cli.terminal import write_plainly
 from vae_lightning.training import slurm
 from vae_lightning.training.signals import LISTENER, REQUEUE
 
+EXPLORE = {
+    "sample": "draw images from a model",
+    "reconstruct": "encode and decode images, with the error of each",
+    "traverse": "move one latent dimension of an image at a time",
+    "interpolate": "go from one image or class to another through the latent space",
+    "encode": "write the latents of images, with their file names",
+    "score": "say how surprising images are, for finding anomalies",
+}
+"""Commands that use a trained model without Lightning."""
+
 COMMANDS = {
     "fit": "train a model, with figures; without options: a VAE on the bundled digits",
     "validate": "measure a checkpoint on the validation images",
     "test": "measure a checkpoint on the test images; writes test/metrics.json in its run folder",
     "predict": "write reconstructions and latents to predictions/ in the run folder",
     "sweep": "train once for each combination of options in a file, and compare",
+    **EXPLORE,
 }
 
 HELP = f"""\
@@ -24,7 +35,7 @@ usage: vae COMMAND [options]
 Train, measure and explore variational autoencoders.
 
 commands:
-{chr(10).join(f"  {name:<10} {text}" for name, text in COMMANDS.items())}
+{chr(10).join(f"  {name:<12} {text}" for name, text in COMMANDS.items())}
 
 examples:
   vae fit
@@ -63,6 +74,14 @@ def main(args: Sequence[str] | None = None) -> None:
         from vae_lightning.cli import sweep
 
         sweep.run(args[1:])
+    elif args[0] in EXPLORE:
+        try:
+            from vae_lightning.cli.explore.main import run as explore  # imports torch
+
+            explore(args[0], args[1:])
+        except KeyboardInterrupt:
+            print("\nvae: interrupted", file=sys.stderr)
+            raise SystemExit(exit_codes.INTERRUPTED) from None
     elif args[0] in COMMANDS:
         if args[0] == "fit" and slurm.job():
             LISTENER.listen(REQUEUE)  # it would otherwise end a process that is still importing

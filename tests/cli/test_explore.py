@@ -1,0 +1,380 @@
+"""The commands that use a trained model, as a person uses them."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import vae_lightning
+from vae_lightning.__main__ import EXPLORE, main
+
+SMALL = [
+    *("--data.train_size=96", "--data.val_size=24", "--data.test_size=30"),
+    *("--trainer.max_epochs=1", "--trainer.enable_progress_bar=false"),
+    *(f"--figures.{name}=null" for name in ("samples", "reconstructions", "latents")),
+]
+NETS = [
+    *("--model.encoder=MLPEncoder", "--model.encoder.hidden=[8]"),
+    *("--model.decoder=MLPDecoder", "--model.decoder.hidden=[8]"),
+]
+MODELS = {
+    "vae": ["--model=VAE", "--model.latent_dim=4", *NETS],
+    "cvae": ["--model=CVAE", "--model.latent_dim=2", *NETS],
+    "wae": ["--model=WAE", "--model.latent_dim=3", *NETS],
+    "hierarchical": ["--model=HierarchicalVAE", *NETS],
+    "categorical": ["--model=CategoricalVAE", *NETS],
+    "vq": ["--model=VQVAE", "--model.encoder.hidden=4", "--model.decoder.hidden=4"],
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Folder with a run of each model on the bundled digits, and one on a folder of photos."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name, options in MODELS.items():
+            main(["fit", *SMALL, *options, f"--name={name}"])
+        photos(folder / "photos", 24)
+        data = ["--data=ImageFolder", "--data.root=photos", "--data.size=8"]
+        options = [option for option in SMALL if not option.startswith("--data")]
+        main(["fit", "--model=VAE", *NETS, *data, *options, "--name=photos"])
+        main(["fit", "--model=CVAE", *NETS, *data, *options, "--name=classes"])
+    return folder
+
+
+def photos(folder, n, size=(20, 16)):
+    """Red and green images, in folders of classes."""
+    rng = np.random.default_rng(0)
+    for i in range(n):
+        name = ("red", "green")[i % 2]
+        pixels = rng.integers(0, 80, (*size, 3), dtype=np.uint8)
+        pixels[..., i % 2] = 250
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / name / f"{i:02d}.png")
+
+
+@pytest.fixture
+def folder(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def ckpt(trained, name):
+    return ["--ckpt_path", str(trained / f"runs/{name}/version_0/checkpoints/best.ckpt")]
+
+
+def failure(args, capsys, code=1):
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main(args)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("vae: error: ")
+    assert stop.value.code == code
+    return lines[0].removeprefix("vae: error: ")
+
+
+def rows(path):
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# Every command with every model
+
+WITHOUT = {
+    ("sample", "vq"): "a VQVAE has no prior to draw samples from",
+    ("traverse", "hierarchical"): "has no continuous latent vector",
+    ("traverse", "categorical"): "has no continuous latent vector",
+    ("traverse", "vq"): "has no continuous latent vector",
+    ("interpolate", "hierarchical"): "has no latent vector",
+    ("interpolate", "vq"): "has no latent vector",
+}
+
+
+@pytest.mark.parametrize("command", EXPLORE)
+@pytest.mark.parametrize("name", MODELS)
+def test_every_command_with_every_model(command, name, trained, folder, capsys):
+    args = [command, *ckpt(trained, name), "--out=results"]
+    if (command, name) in WITHOUT:
+        assert WITHOUT[command, name] in failure(args, capsys)
+        assert not (folder / "results").exists()
+        return
+    main(args)
+    out = capsys.readouterr().out
+    assert out.splitlines()[-1].startswith("Wrote ")
+    files = {path.suffix for path in (folder / "results").rglob("*") if path.is_file()}
+    assert {".png", ".npz"} <= files
+    for path in (folder / "results").glob("*.npz"):
+        with np.load(path, allow_pickle=False) as arrays:
+            for array in arrays.values():
+                assert array.dtype.kind == "U" or np.isfinite(array).all()
+
+
+@pytest.mark.parametrize("command", EXPLORE)
+def test_help_is_short_and_has_an_example(command, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert 20 <= len(lines) <= 50
+    assert f"vae {command} --ckpt_path" in "\n".join(lines)
+    assert max(map(len, lines)) <= 110
+
+
+def test_no_lightning_is_imported(trained, folder):
+    photo = str(trained / "photos/red/00.png")
+    commands = [
+        ["sample", *ckpt(trained, "vae")],
+        ["reconstruct", photo, *ckpt(trained, "photos")],
+        ["traverse", photo, *ckpt(trained, "photos"), "--dimensions", "0"],
+        ["interpolate", photo, photo, *ckpt(trained, "photos")],
+        ["encode", photo, photo, *ckpt(trained, "photos")],
+        ["score", photo, "--reference=0", *ckpt(trained, "photos")],
+    ]
+    code = (
+        "import json, sys; from vae_lightning.__main__ import main\n"
+        "for i, args in enumerate(json.loads(sys.argv[1])): main([*args, f'--out=o{i}'])\n"
+        "assert not any(name.startswith('lightning') for name in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(commands)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+# Where results go
+
+
+def test_results_get_a_new_folder_in_the_run(trained, folder, capsys):
+    for place in ("sample", "sample_1"):
+        main(["sample", *ckpt(trained, "wae"), "--n=3"])
+        assert (trained / "runs/wae/version_0" / place / "samples.png").is_file()
+        assert f"version_0/{place}" in capsys.readouterr().out
+
+
+def test_nothing_is_overwritten_unless_asked(trained, folder, capsys):
+    given = ["sample", *ckpt(trained, "vae"), "--n=2"]
+    main([*given, "--out=a.png"])
+    before = (folder / "a.png").read_bytes()
+    message = failure([*given, "--seed=1", "--out=a.png"], capsys)
+    assert "a.png is already there: give another, or --overwrite" in message
+    assert (folder / "a.png").read_bytes() == before
+    main([*given, "--seed=1", "--out=a.png", "--overwrite"])
+    assert (folder / "a.png").read_bytes() != before
+    (folder / "full").mkdir()
+    (folder / "full/mine.txt").touch()
+    assert "is already there" in failure([*given, "--out=full"], capsys)
+    assert "vae sample writes .png, .npz" in failure([*given, "--out=a.tiff"], capsys)
+
+
+def test_a_file_with_the_samples_of_a_class(trained, folder):
+    main(["sample", *ckpt(trained, "classes"), "--n=5", "--label=red", "--out=red.npz"])
+    with np.load("red.npz") as arrays:
+        x, label = arrays["x"], arrays["label"]
+    assert label.tolist() == [1] * 5  # green, red
+    model = vae_lightning.load(ckpt(trained, "classes")[1])
+    expected = vae_lightning.explore.sample(model, 5, 1)
+    assert np.array_equal(x, expected.numpy())
+
+
+def test_one_row_per_class(trained, folder):
+    main(["sample", *ckpt(trained, "cvae"), "--n=20", "--out=results"])
+    with np.load("results/samples.npz") as arrays:
+        assert arrays["label"].tolist() == [i // 2 for i in range(20)]
+    assert len(list((folder / "results/images").glob("*.png"))) == 20
+
+
+# Items
+
+
+def test_the_split_is_that_of_predict(trained, folder):
+    """In the order of the split, with the binarization of the run."""
+    main(["predict", *ckpt(trained, "vae"), "--trainer.enable_progress_bar=false"])
+    main(["encode", *ckpt(trained, "vae"), "--out=latents.npz"])
+    predicted = trained / "runs/vae/version_0/predictions"
+    with np.load("latents.npz") as arrays:
+        assert arrays["name"].tolist() == [f"test/{i}" for i in range(30)]
+        np.testing.assert_allclose(arrays["mu"], np.load(predicted / "mu.npy"), atol=1e-6)
+        assert np.array_equal(arrays["label"], np.load(predicted / "label.npy"))
+
+
+def test_a_folder_keeps_its_names_and_classes(trained, folder):
+    main(["encode", str(trained / "photos"), *ckpt(trained, "photos"), "--out=latents"])
+    table = rows(folder / "latents/latents.csv")
+    assert [row["name"] for row in table][:2] == ["green/01.png", "green/03.png"]
+    assert {row["label"] for row in table} == {"red", "green"}
+    with np.load("latents/latents.npz") as arrays:
+        mu = np.array([[float(row[f"mu_{i}"]) for i in range(20)] for row in table])
+        np.testing.assert_allclose(mu, arrays["mu"], rtol=1e-5)
+
+
+def test_an_unreadable_file_among_good_ones_is_named(trained, folder, capsys):
+    photos(folder / "new", 5)
+    (folder / "new/red/02.png").write_text("no image")
+    main(["reconstruct", "new", *ckpt(trained, "photos"), "--out=results"])
+    out = capsys.readouterr().out
+    assert "4 images of new" in out
+    assert "Left out: red/02.png" in out
+    assert len(rows(folder / "results/reconstructions.csv")) == 4
+    for path in (folder / "new").rglob("*.png"):
+        path.write_text("no image")
+    assert "none of the 5 images can be read" in failure(
+        ["reconstruct", "new", *ckpt(trained, "photos"), "--out=r"], capsys
+    )
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        ((3, 1, 28, 28), "float32"),
+        ((3, 28, 28), "uint8"),
+        ((28, 28), "bool"),
+        ((3, 28, 28, 1), "u1"),
+    ],
+)
+def test_arrays_in_usual_layouts(shape, dtype, trained, folder):
+    array = (np.random.default_rng(0).random(shape) > 0.5).astype(dtype)
+    np.save("x.npy", array * 255 if array.dtype == np.uint8 else array)
+    main(["reconstruct", "x.npy", *ckpt(trained, "vae"), "--out=r.npz"])
+    with np.load("r.npz") as arrays:
+        n = 1 if shape == (28, 28) else 3
+        expected = array.reshape(n, 1, 28, 28).astype("float32")
+        assert np.array_equal(arrays["original"], expected)
+        made = vae_lightning.load(ckpt(trained, "vae")[1]).reconstruct(torch.tensor(expected))
+        np.testing.assert_allclose(arrays["reconstruction"], made.numpy(), atol=1e-6)
+
+
+def test_scores_are_sorted_and_have_percentiles(trained, folder, capsys):
+    main(["score", *ckpt(trained, "vae"), "--out=scores.csv", "--k=8", "--complexity"])
+    table = rows(folder / "scores.csv")
+    values = [float(row["negative_log_likelihood"]) for row in table]
+    assert values == sorted(values, reverse=True)
+    assert len(table) == 30
+    percentiles = [float(row["negative_log_likelihood_percentile"]) for row in table]
+    assert percentiles == sorted(percentiles, reverse=True)
+    assert 0 <= percentiles[-1] <= percentiles[0] <= 100
+    assert "complexity_corrected" in table[0]
+    main(["score", *ckpt(trained, "vae"), "--out=by.csv", "--k=8", "--sort=kl", "--split=val"])
+    table = rows(folder / "by.csv")
+    # Among themselves: half of the values are below the middle one.
+    assert float(table[12]["kl_percentile"]) == pytest.approx(100 * 11 / 24, abs=0.1)
+
+
+def test_scores_of_images_that_are_none_of_the_kind(trained, folder):
+    """Dark digits on white are more surprising than any others, by squared error."""
+    longer = ["--trainer.max_epochs=40", "--optimizer.lr=0.01", "--trainer.limit_val_batches=0"]
+    main(["fit", *SMALL, *MODELS["vae"], *longer])
+    last = ["--ckpt_path", "runs/vae/version_0/checkpoints/last.ckpt"]
+    main(["reconstruct", *last, "--out=digits.npz"])
+    with np.load("digits.npz") as arrays:
+        digits = arrays["original"]
+    np.save("mixed.npy", np.concatenate([digits, 1 - digits[:3]]))
+    main(["score", "mixed.npy", *last, "--sort=squared_error", "--out=s.csv"])
+    first = [row["name"] for row in rows(folder / "s.csv")[:3]]
+    assert set(first) == {f"mixed.npy[{i}]" for i in (30, 31, 32)}
+
+
+def test_interpolations_between_files_items_and_classes(trained, folder):
+    files = [str(path) for path in sorted((trained / "photos").rglob("*.png"))[:3]]
+    main(["interpolate", *files, *ckpt(trained, "photos"), "--steps=4", "--out=files"])
+    with np.load("files/interpolations.npz") as arrays:
+        assert arrays["linear"].shape == (2, 4, 3, 8, 8)
+        assert arrays["spherical_latents"].shape == (2, 4, 20)
+    with Image.open("files/linear.gif") as animation:
+        # Forth and back; the last image of the first pair is the first one of the second.
+        assert animation.n_frames == 2 * 7 - 2
+    main(
+        ["interpolate", *ckpt(trained, "vae"), "--index", "3", "5", "--path=linear", "--out=i.npz"]
+    )
+    main(["interpolate", *ckpt(trained, "vae"), "--classes", "0", "1", "--out=c.gif"])
+
+
+def test_a_traversal_of_a_file_and_of_the_prior(trained, folder):
+    photo = str(trained / "photos/red/00.png")
+    main(["traverse", photo, *ckpt(trained, "photos"), "--dimensions", "3", "1", "--out=a.npz"])
+    with np.load("a.npz") as arrays:
+        assert arrays["dimensions"].tolist() == [3, 1]
+        assert arrays["x"].shape == (2, 11, 3, 8, 8)
+    main(["traverse", "--prior", *ckpt(trained, "cvae"), "--label=7", "--out=b.gif"])
+    with Image.open("b.gif") as animation:
+        assert animation.n_frames == 20
+
+
+@pytest.mark.parametrize("picture", ["pca", "tsne"])
+def test_pictures_of_latents(picture, trained, folder):
+    main(["encode", *ckpt(trained, "vae"), f"--picture={picture}", "--out=latents.png"])
+    with Image.open("latents.png") as image:
+        assert image.size[0] > 200
+
+
+# Wrong input
+
+
+WRONG = [
+    ("sample", "vae", ["--label=3"], 1, "this VAE is not conditional"),
+    ("sample", "cvae", ["--label=ten"], 1, "there is no class 'ten'"),
+    ("sample", "cvae", ["--label=10"], 1, "there is no class '10'"),
+    ("sample", "vae", ["--n=0"], 2, "expected a positive integer, got '0'"),
+    ("sample", "vae", ["--temperature=-1"], 1, "temperature must be positive"),
+    ("sample", "vae", ["--m=3"], 2, "unrecognized arguments: --m=3"),
+    ("sample", "vae", ["--device=tpu9"], 1, "--device tpu9 cannot be used here"),
+    ("traverse", "vae", ["--dimensions", "4"], 1, "there is no latent dimension 4: give 0..3"),
+    ("traverse", "vae", ["--index=30"], 1, "there is no item 30 in the test split of Digits"),
+    ("traverse", "cvae", ["--prior"], 1, "is conditional: give --label"),
+    ("traverse", "vae", ["--steps=1"], 1, "steps must be at least 2"),
+    ("interpolate", "vae", ["--index", "3"], 1, "give at least two items"),
+    ("interpolate", "vae", ["--classes", "0", "x"], 1, "there is no class 'x'"),
+    ("interpolate", "cvae", ["--classes", "0", "1"], 1, "say nothing about the class"),
+    ("reconstruct", "vae", ["absent.png"], 1, "absent.png does not exist"),
+    ("reconstruct", "vae", ["empty"], 1, "empty has no images"),
+    ("reconstruct", "vae", ["text.npy"], 1, "text.npy cannot be read as an array"),
+    ("reconstruct", "vae", ["pickled.npy"], 1, "pickled.npy cannot be read as an array"),
+    ("reconstruct", "vae", ["flat.npy"], 1, "has the shape (3, 784), but the model takes images"),
+    ("reconstruct", "vae", ["bytes.npy"], 1, "has values from 0 to 255: give floats in [0, 1]"),
+    ("reconstruct", "vae", ["nan.npy"], 1, "give floats in [0, 1]"),
+    ("reconstruct", "vae", ["long.npy"], 1, "has values of type int64"),
+    ("reconstruct", "vae", ["two.npz"], 1, "has the arrays a, b: call that of the images x"),
+    ("reconstruct", "cvae", ["ok.npy"], 1, "the class of these images is not known: give --label"),
+    ("reconstruct", "vae", ["empty", "ok.npy"], 1, "give files, or one folder, or one array"),
+    ("reconstruct", "photos", ["--root=empty"], 1, "has 0 images"),
+    ("encode", "vae", ["--picture=umap"], 1, "pip install umap-learn"),
+    ("encode", "vae", ["--split=dev"], 2, "invalid choice: 'dev'"),
+    ("score", "vae", ["--sort=beauty"], 1, "--sort beauty: there are the scores"),
+    ("sample", "vae", ["--model=nothing.VAE"], 1, "there is no module 'nothing'"),
+]
+
+
+@pytest.mark.parametrize(("command", "name", "options", "code", "part"), WRONG)
+def test_wrong_input(command, name, options, code, part, trained, folder, capsys):
+    (folder / "empty").mkdir()
+    (folder / "text.npy").write_text("no array")
+    np.save("pickled.npy", np.array([{"a": 1}]), allow_pickle=True)
+    np.save("flat.npy", np.zeros((3, 784), dtype="float32"))
+    np.save("bytes.npy", np.full((3, 28, 28), 255.0) * [[[0], [1]] * 14])
+    np.save("nan.npy", np.full((3, 28, 28), np.nan, dtype="float32"))
+    np.save("long.npy", np.zeros((3, 28, 28), dtype="int64"))
+    np.save("ok.npy", np.zeros((3, 28, 28), dtype="float32"))
+    np.savez("two.npz", a=np.zeros(3), b=np.zeros(3))
+    before = sorted(folder.rglob("*"))
+    message = failure([command, *ckpt(trained, name), *options, "--out=out"], capsys, code)
+    assert part in message
+    assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "part"),
+    [
+        ([], 2, "the following arguments are required: --ckpt_path"),
+        (["--ckpt_path=absent.ckpt"], 1, "absent.ckpt"),
+        (["--ckpt_path=text.ckpt"], 1, "text.ckpt"),
+    ],
+)
+@pytest.mark.parametrize("command", EXPLORE)
+def test_a_checkpoint_is_needed(command, args, code, part, trained, folder, capsys):
+    (folder / "text.ckpt").write_text("no checkpoint")
+    assert part in failure([command, *args], capsys, code)

@@ -1,0 +1,137 @@
+"""``vae encode``: the latents of images, with their file names."""
+
+import argparse
+import importlib.util
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vae_lightning import explore, plotting, randomness
+from vae_lightning.cli.explore import items
+from vae_lightning.cli.explore.options import Parser, Trained
+from vae_lightning.cli.explore.outputs import Outputs
+from vae_lightning.errors import UserError
+
+_POINTS = 5000
+"""Largest number of points in the picture."""
+
+_FEWEST = 5
+"""Smallest number of images for t-SNE and UMAP."""
+
+
+def parser() -> Parser:
+    """Return the parser of the command."""
+    made = Parser(
+        "encode",
+        "Encode images: one row per image, with its name, its class and its latents.",
+        "vae encode --ckpt_path runs/vae/version_0/checkpoints/best.ckpt photos --out latents.csv",
+    )
+    items.add_options(made)
+    made.add_argument(
+        "--picture",
+        choices=("pca", "tsne", "umap"),
+        default="pca",
+        help="projection of the latents in the picture (pca); umap needs pip install umap-learn",
+    )
+    return made
+
+
+def run(options: argparse.Namespace) -> None:
+    """Encode the images, and write a table, an array and a picture."""
+    trained = Trained.load(options)
+    model, label = trained.model, trained.label(options.label)
+    given = items.choose(options, trained)
+    outputs = Outputs(options, trained.held, "encode", (".csv", ".npz", ".png"))
+    if options.picture == "umap" and importlib.util.find_spec("umap") is None:
+        raise UserError("--picture umap needs a package: pip install umap-learn")
+    parts: dict[str, list[Tensor]] = {}
+    places, classes, vectors = [], [], []
+    for part in given.parts(options.batch_size, "encode"):
+        chosen = items.labels_of(part, label, trained)
+        found = explore.encode(model, part.x, chosen, batch_size=options.batch_size)
+        for name, value in found.items():
+            parts.setdefault(name, []).append(value)
+        vectors.append(model.latent_vectors(part.x, chosen).cpu())
+        places.append(part.positions)
+        classes.append(part.y if part.y is not None else torch.full((len(part.x),), -1))
+    latents = {name: torch.cat(values) for name, values in parts.items()}
+    y = torch.cat(classes)
+    names = [given.name(i) for i in torch.cat(places).tolist()]
+    known = y.ge(0).any()
+    arrays: dict[str, Any] = {"name": names, **({"label": y} if known else {}), **latents}
+    outputs.arrays("latents", arrays)
+    outputs.table("latents", _rows(names, y if known else None, latents, trained.class_names))
+    if outputs.wants(".png"):
+        _draw(outputs, torch.cat(vectors), y, options, given, trained)
+    print(f"Encoded {len(names)} images of {given.what}")
+    items.report_failed(given)
+    outputs.report()
+
+
+def _rows(
+    names: list[str], y: Tensor | None, latents: dict[str, Tensor], class_names: list[str]
+) -> list[dict[str, Any]]:
+    """Return the rows of the table, with one column per number."""
+    flat = {name: value.flatten(1) for name, value in latents.items()}
+    lists = {name: value.tolist() for name, value in flat.items()}
+    rows = []
+    for i, name in enumerate(names):
+        row: dict[str, Any] = {"name": name}
+        if y is not None:
+            row["label"] = class_names[int(y[i])] if y[i] >= 0 else ""
+        for key, values in lists.items():
+            row |= {f"{key}_{j}": value for j, value in enumerate(values[i])}
+        rows.append(row)
+    return rows
+
+
+def _draw(
+    outputs: Outputs,
+    vectors: Tensor,
+    y: Tensor,
+    options: argparse.Namespace,
+    given: items.Items,
+    trained: Trained,
+) -> None:
+    """Draw the latents (N, D) of images, or of some of them if there are many."""
+    n = len(vectors)
+    shown = randomness.choose(n, min(n, _POINTS), options.seed, "pictures")
+    points, y = vectors[shown], y[shown]
+    if points.shape[1] < 2:
+        print("Note: without a picture, because the latent has one dimension")
+        return
+    points, axis_labels = _project(points, options.picture, options.seed)
+    classes = bool(y.ge(0).all())
+    some = f"{len(shown):,} of {n:,} images" if n > len(shown) else f"{n:,} images"
+    figure = plotting.latent_scatter(
+        points,
+        y if classes else None,
+        axis_labels=axis_labels,
+        class_names=trained.class_names if classes else None,
+        title=f"Latents of {some} of {given.what}",
+    )
+    outputs.figure("latents", figure)
+
+
+def _project(points: Tensor, how: str, seed: int) -> tuple[Tensor, tuple[str, str]]:
+    """Project vectors (N, D) to the plane, (N, 2), and name its axes."""
+    if how == "pca":
+        if points.shape[1] == 2:
+            return points, ("$z_0$", "$z_1$")
+        projected, explained = plotting.principal_components(points)
+        return projected, (
+            f"first principal component ({explained[0]:.0%} of the variance)",
+            f"second principal component ({explained[1]:.0%})",
+        )
+    if len(points) < _FEWEST:
+        raise UserError(f"--picture {how} needs at least {_FEWEST} images, got {len(points)}")
+    if how == "tsne":
+        from sklearn.manifold import TSNE
+
+        perplexity = min(30.0, (len(points) - 1) / 3)
+        made = TSNE(perplexity=perplexity, random_state=seed, init="pca")
+        return torch.tensor(made.fit_transform(points.numpy())), ("t-SNE 1", "t-SNE 2")
+    from umap import UMAP
+
+    return torch.tensor(UMAP(random_state=seed).fit_transform(points.numpy())), ("UMAP 1", "UMAP 2")

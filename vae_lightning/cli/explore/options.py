@@ -1,0 +1,168 @@
+"""What the commands that use a trained model share: options, the model and its device."""
+
+import argparse
+import importlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+from vae_lightning import checkpoint
+from vae_lightning.checkpoint import Checkpoint
+from vae_lightning.cli import exit_codes
+from vae_lightning.errors import UserError, fail
+from vae_lightning.files import expand
+from vae_lightning.models.base import BaseVAE
+from vae_lightning.models.loading import load
+
+
+class Parser(argparse.ArgumentParser):
+    """Parser that reports an error in one line.
+
+    Args:
+        command: Name of the command.
+        description: What it does.
+        example: Command lines to show at the end of the help.
+    """
+
+    def __init__(self, command: str, description: str, example: str) -> None:
+        super().__init__(
+            prog=f"vae {command}",
+            description=description,
+            epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self.add_argument(
+            "--ckpt_path", required=True, metavar="CKPT", help="checkpoint of the model"
+        )
+        self.add_argument(
+            "--out", metavar="PATH", help="file or folder to write (a new folder in the run)"
+        )
+        self.add_argument("--overwrite", action="store_true", help="replace what is there")
+        self.add_argument("--seed", type=int, default=0, help="seed of all random numbers (0)")
+        self.add_argument("--device", default="auto", help="cpu, cuda, mps or auto (auto)")
+        self.add_argument(
+            "--batch_size", type=positive, default=256, metavar="N", help="images at once (256)"
+        )
+        self.add_argument(
+            "--model", metavar="CLASS", help="import path of a model class of your own"
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Print an error and exit."""
+        fail(
+            f"{message}; vae {self.prog.split()[1]} --help lists the options",
+            exit_codes.WRONG_USAGE,
+        )
+
+
+def positive(text: str) -> int:
+    """Return a positive integer.
+
+    Raises:
+        argparse.ArgumentTypeError: If the text is none.
+    """
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a positive integer, got {text!r}")
+    return int(text)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The trained model that a command uses.
+
+    Attributes:
+        held: Its checkpoint.
+        model: The model in evaluation mode.
+    """
+
+    held: Checkpoint
+    model: BaseVAE
+
+    @classmethod
+    def load(cls, options: argparse.Namespace) -> "Trained":
+        """Load the model that the options name.
+
+        Raises:
+            UserError: If it cannot be loaded, or there is no such device.
+        """
+        if options.model:
+            module, _, name = options.model.rpartition(".")
+            try:
+                found = importlib.import_module(module) if module else None
+            except ImportError as error:
+                raise UserError(f"--model: there is no module '{module}' ({error})") from error
+            if not hasattr(found, name):
+                raise UserError(f"--model: {module or options.model} has no class '{name}'")
+        path = expand(options.ckpt_path)
+        return cls(checkpoint.read(path), load(path, _device(options.device)))
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes: those in the checkpoint, else numbers."""
+        for state in self.held.content.values():
+            if isinstance(state, dict) and isinstance(state.get("class_names"), list):
+                return [str(name) for name in state["class_names"]]
+        return [str(i) for i in range(self.model.num_classes)]
+
+    @cached_property
+    def data_settings(self) -> dict[str, Any]:
+        """Arguments of the data module that the model was trained on."""
+        arguments: dict[str, Any] = (self.held.record.data or {}).get("init_args", {})
+        return arguments
+
+    @property
+    def is_static(self) -> bool:
+        """Whether the model was trained on binary files, as `StaticMNIST` reads them."""
+        return (self.held.record.data or {}).get("class_path", "").endswith(".StaticMNIST")
+
+    def class_index(self, name: str) -> int:
+        """Return the index of a class that is given by its name or its number.
+
+        Raises:
+            UserError: If the model is not conditional, or there is no such class.
+        """
+        model, names = self.model, self.class_names
+        if not model.num_classes:
+            raise UserError(f"this {type(model).__name__} was trained on data without classes")
+        if name in names:
+            return names.index(name)
+        if name.isdigit() and int(name) < model.num_classes:
+            return int(name)
+        known = ", ".join(names[:20])
+        raise UserError(f"there is no class '{name}': give one of {known}")
+
+    def label(self, name: str | None) -> int | None:
+        """Return the class with which to condition the model.
+
+        Raises:
+            UserError: If the model is not conditional, or there is no such class.
+        """
+        if name is None:
+            return None
+        if not self.model.conditional:
+            raise UserError(
+                f"--label: this {type(self.model).__name__} is not conditional: leave it out"
+            )
+        return self.class_index(name)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device {name} cannot be used here ({reason}): try cpu") from error
+    return device
+
+
+def short(path: Path) -> str:
+    """Return a path relative to the current folder if it is inside."""
+    path = path.absolute()
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
