@@ -2,11 +2,13 @@
 
 import re
 import shlex
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import yaml
 
+from vae_lightning.__main__ import EXPLORE
 from vae_lightning.cli import bundled_configs
 from vae_lightning.cli.allowed_classes import imports_restricted
 from vae_lightning.cli.command_line import CommandLine
@@ -44,6 +46,14 @@ def test_options_of_every_command_are_valid(options, parse_only):
     with imports_restricted(command_line.named_classes):
         parsed = parse_only(command_line)
     assert parsed.config.fit.model.class_path
+
+
+@pytest.mark.parametrize(
+    "command", [c for c in COMMANDS if c.split()[1:2] and c.split()[1] in EXPLORE]
+)
+def test_options_of_commands_that_use_a_model_are_valid(command):
+    _, name, *options = shlex.split(command)
+    import_module(f"vae_lightning.cli.explore.{name}").parser().parse_args(options)
 
 
 def test_configurations_in_the_tables_exist():
