@@ -17,6 +17,7 @@ EXPLORE = {
     "interpolate": "go from one image or class to another through the latent space",
     "encode": "write the latents of images, with their file names",
     "score": "say how surprising images are, for finding anomalies",
+    "compare": "compare models on the same images with the same noise, in pairs",
 }
 """Commands that use a trained model without Lightning."""
 

@@ -218,8 +218,11 @@ def test_scores_of_a_model_with_a_density(cvae):
     error = (cvae.reconstruct(x, label) - x).square().mean((1, 2, 3))
     torch.testing.assert_close(found["squared_error"], error)
     parts = explore.score(cvae, x, label, num_samples=200, seed=2, batch_size=2)
+    order = torch.tensor([3, 0, 4])
+    some = explore.score(cvae, x[order], label[order], num_samples=200, seed=2, indices=order)
     for name, value in found.items():
         torch.testing.assert_close(parts[name], value, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(some[name], value[order], rtol=1e-4, atol=1e-4)
 
 
 def test_scores_of_a_model_without_a_density():

@@ -22,7 +22,7 @@ def score(
     num_samples: int = 64,
     seed: int = 0,
     batch_size: int = 128,
-    first_index: int = 0,
+    indices: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Score images; higher values are more surprising.
 
@@ -33,7 +33,7 @@ def score(
         num_samples: Number of importance samples K of -log p(x).
         seed: Seed of the noise. The noise of an image depends on the seed and its index only.
         batch_size: Number of images at once.
-        first_index: Index of the first image.
+        indices: Index of each image, (N,); by default 0, 1, 2, ...
 
     Returns:
         One value per image by name, each (N,): the terms of the model, among them
@@ -51,12 +51,12 @@ def score(
     """
     model.check_images(x)
     model.encode_labels(label, len(x))  # refuses wrong ones at once
+    indices = torch.arange(len(x)) if indices is None else indices
     parts: dict[str, list[Tensor]] = {}
     for here in _parts(len(x), batch_size):
         part = x[here].to(model.device)
         classes = label[here] if isinstance(label, Tensor) and label.ndim else label
-        index = torch.arange(here.start, here.start + len(part)) + first_index
-        index = index.to(model.device)
+        index = indices[here].to(model.device)
         values = {}
         with model.inference():
             condition = model.encode_labels(classes, len(part))

@@ -96,14 +96,11 @@ def _latents(
         else:
             index = range(len(given))
     parts = [given.one(i) for i in index]
-    x = torch.cat([part.x for part in parts])
-    ys = [part.y for part in parts if part.y is not None]
-    y = torch.cat(ys) if len(ys) == len(parts) else None
-    whole = items.Part(x, y, torch.tensor(list(index)))
+    whole = items.joined(parts)
     labels = items.labels_of(whole, label, trained)
     if isinstance(labels, int):
-        labels = torch.full((len(x),), labels)
-    z = trained.model.latent_vectors(x, labels).cpu()
+        labels = torch.full((len(index),), labels)
+    z = trained.model.latent_vectors(whole.x, labels).cpu()
     return z, labels, [given.name(i).rpartition("/")[2] if options.items else str(i) for i in index]
 
 
@@ -116,7 +113,7 @@ def _means(
             f"the latents of this {type(trained.model).__name__} say nothing about the class: give "
             "--label for the class to decode, or another model"
         )
-    part = given.read(range(min(_OF_A_CLASS, len(given))))
+    part = given.read(given.some(_OF_A_CLASS))
     if part.y is None:
         raise UserError(f"{given.what} has no classes: give --index")
     z = trained.model.latent_vectors(part.x, items.labels_of(part, None, trained)).cpu()

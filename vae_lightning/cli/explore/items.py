@@ -18,6 +18,7 @@ from vae_lightning.images.decoding import background_color, read_frames
 from vae_lightning.images.folder_listing import Listing
 from vae_lightning.models.loading import find_imported
 from vae_lightning.randomness import Noise
+from vae_lightning.randomness import choose as choose_randomly
 
 SPLITS = ("train", "val", "test", "all")
 _ARRAYS = (".npy", ".npz")
@@ -36,6 +37,16 @@ class Part(NamedTuple):
     x: Tensor
     y: Tensor | None
     positions: Tensor
+
+
+def joined(parts: Sequence[Part]) -> Part:
+    """Return parts as one; it has classes if all of them have."""
+    ys = [part.y for part in parts if part.y is not None]
+    return Part(
+        torch.cat([part.x for part in parts]),
+        torch.cat(ys) if len(ys) == len(parts) else None,
+        torch.cat([part.positions for part in parts]),
+    )
 
 
 class Items(ABC):
@@ -62,22 +73,41 @@ class Items(ABC):
     def read(self, positions: Sequence[int]) -> Part:
         """Read items; those that cannot be read are left out and noted in `failed`."""
 
-    def parts(self, size: int, what: str = "") -> Iterator[Part]:
-        """Yield all items in parts, with a progress bar if that takes long.
+    def some(self, n: int) -> list[int]:
+        """Return positions of ``n`` items, or of all if there are fewer.
+
+        They are chosen at random, always the same: data are often sorted by class.
+        """
+        n = min(n, len(self))
+        chosen: list[int] = choose_randomly(len(self), n, "items").sort().values.tolist()
+        return chosen
+
+    def parts(
+        self, size: int, what: str = "", positions: Sequence[int] | None = None
+    ) -> Iterator[Part]:
+        """Yield items in parts, with a progress bar if that takes long.
+
+        Args:
+            size: Largest number of items of a part.
+            what: What is done, for the bar.
+            positions: Positions of the items; by default all.
 
         Raises:
             UserError: If none can be read.
         """
         found = False
-        starts = range(0, len(self), size)
+        chosen = range(len(self)) if positions is None else positions
+        starts = range(0, len(chosen), size)
         for first in tqdm(starts, desc=what, delay=3, leave=False, disable=len(starts) < 2):
-            part = self.read(range(first, min(first + size, len(self))))
+            part = self.read(chosen[first : first + size])
             if len(part.positions):
                 found = True
                 yield part
         if not found:
             name, reason = self.failed[0]
-            raise UserError(f"none of the {len(self)} images can be read, such as {name}: {reason}")
+            raise UserError(
+                f"none of the {len(chosen)} images can be read, such as {name}: {reason}"
+            )
 
     def one(self, position: int) -> Part:
         """Read an item.

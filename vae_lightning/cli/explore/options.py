@@ -25,9 +25,10 @@ class Parser(argparse.ArgumentParser):
         command: Name of the command.
         description: What it does.
         example: Command lines to show at the end of the help.
+        several: Whether the command takes several checkpoints.
     """
 
-    def __init__(self, command: str, description: str, example: str) -> None:
+    def __init__(self, command: str, description: str, example: str, several: bool = False) -> None:
         super().__init__(
             prog=f"vae {command}",
             description=description,
@@ -35,9 +36,12 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        self.add_argument(
-            "--ckpt_path", required=True, metavar="CKPT", help="checkpoint of the model"
-        )
+        if several:
+            self.add_argument("checkpoints", nargs="+", metavar="CKPT", help="two or more")
+        else:
+            self.add_argument(
+                "--ckpt_path", required=True, metavar="CKPT", help="checkpoint of the model"
+            )
         self.add_argument(
             "--out", metavar="PATH", help="file or folder to write (a new folder in the run)"
         )
@@ -83,8 +87,8 @@ class Trained:
     model: BaseVAE
 
     @classmethod
-    def load(cls, options: argparse.Namespace) -> "Trained":
-        """Load the model that the options name.
+    def load(cls, options: argparse.Namespace, path: str | None = None) -> "Trained":
+        """Load the model that the options name, or another one.
 
         Raises:
             UserError: If it cannot be loaded, or there is no such device.
@@ -97,8 +101,8 @@ class Trained:
                 raise UserError(f"--model: there is no module '{module}' ({error})") from error
             if not hasattr(found, name):
                 raise UserError(f"--model: {module or options.model} has no class '{name}'")
-        path = expand(options.ckpt_path)
-        return cls(checkpoint.read(path), load(path, _device(options.device)))
+        file = expand(path or options.ckpt_path)
+        return cls(checkpoint.read(file), load(file, _device(options.device)))
 
     @property
     def class_names(self) -> list[str]:

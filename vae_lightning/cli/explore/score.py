@@ -1,6 +1,7 @@
 """``vae score``: how surprising each image is."""
 
 import argparse
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -50,7 +51,7 @@ def run(options: argparse.Namespace) -> None:
     label = trained.label(options.label)
     given = items.choose(options, trained)
     outputs = Outputs(options, trained.held, "score", (".csv", ".npz", ".png"))
-    scores, places, x = _score(given, len(given), options, trained, label)
+    scores, x = _score(given, range(len(given)), options, trained, label)
     by = options.sort or next(
         name for name in ("negative_log_likelihood", "squared_error") if name in scores
     )
@@ -61,13 +62,12 @@ def run(options: argparse.Namespace) -> None:
     if options.reference:
         try:
             reference = items.RunData("val", trained, options.root)
-            n = min(options.reference, len(reference))
-            known, _, _ = _score(reference, n, options, trained, label)
+            known, _ = _score(reference, reference.some(options.reference), options, trained, label)
             percentiles = {name: _percentiles(scores[name], known[name]) for name in scores}
         except UserError as error:
             note = f"Note: without percentiles ({error})"
     order = scores[by].argsort(descending=True)
-    names = [given.name(i) for i in places.tolist()]
+    names = [given.name(i) for i in x.positions.tolist()]
     rows = []
     for i in order.tolist():
         row: dict[str, Any] = {"name": names[i]}
@@ -97,12 +97,16 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _score(
-    given: items.Items, n: int, options: argparse.Namespace, trained: Trained, label: int | None
-) -> tuple[dict[str, Tensor], Tensor, items.Part]:
-    """Return the scores of the first ``n`` items, their positions and the items."""
+    given: items.Items,
+    positions: Sequence[int],
+    options: argparse.Namespace,
+    trained: Trained,
+    label: int | None,
+) -> tuple[dict[str, Tensor], items.Part]:
+    """Return the scores of items, and the items."""
     parts: dict[str, list[Tensor]] = {}
     read: list[items.Part] = []
-    for part in given.parts(options.batch_size, "score"):
+    for part in given.parts(options.batch_size, "score", positions):
         chosen = items.labels_of(part, label, trained)
         found = explore.score(
             trained.model,
@@ -110,7 +114,7 @@ def _score(
             chosen,
             num_samples=options.k,
             seed=options.seed,
-            first_index=int(part.positions[0]),
+            indices=part.positions,
         )
         if options.complexity and "negative_log_likelihood" in found:
             corrected = found["negative_log_likelihood"] - explore.complexity(part.x)
@@ -118,16 +122,7 @@ def _score(
         for name, value in found.items():
             parts.setdefault(name, []).append(value)
         read.append(part)
-        if sum(len(part.positions) for part in read) >= n:
-            break
-    places = torch.cat([part.positions for part in read])[:n]
-    ys = [part.y for part in read if part.y is not None]
-    whole = items.Part(
-        torch.cat([part.x for part in read])[:n],
-        torch.cat(ys)[:n] if len(ys) == len(read) else None,
-        places,
-    )
-    return {name: torch.cat(values)[:n] for name, values in parts.items()}, places, whole
+    return {name: torch.cat(values) for name, values in parts.items()}, items.joined(read)
 
 
 def _percentiles(values: Tensor, reference: Tensor) -> Tensor:

@@ -95,7 +95,7 @@ def _use(options: argparse.Namespace, trained: Trained) -> tuple[torch.Tensor | 
         return None, "", ""
     try:
         data = items.RunData("val", trained, options.root)
-        part = data.read(range(min(_USE_IMAGES, len(data))))
+        part = data.read(data.some(_USE_IMAGES))
         label = items.labels_of(part, trained.label(options.label), trained)
         return *dimension_use(trained.model, part.x, label), ""
     except UserError as error:
