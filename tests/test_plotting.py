@@ -649,3 +649,26 @@ def test_no_text_covers_points() -> None:
         assert axes.get_window_extent().x1 <= box.x0
         assert 0 <= box.x0 < box.x1 <= width
         assert 0 <= box.y0 < box.y1 <= height
+
+
+def test_similar_codes_have_similar_colors():
+    """Codes along a line: the nearer, the more similar; a distant one does not change that."""
+    vectors = torch.randn(1, 8) * torch.arange(40.0)[:, None]
+    vectors[-1] *= 1000
+    codes = torch.arange(40).reshape(1, 5, 8)
+    x = torch.zeros(1, 1, 5, 8)
+    figure = plotting.code_maps(x, x, codes, 40, vectors=vectors)
+    pixels = plotting.to_array(figure).astype(int)
+    colors = plotting.codes._similar_colors(vectors).astype(int)
+    assert len(np.unique(colors, axis=0)) == 40
+    steps = np.abs(np.diff(colors, axis=0)).sum(1)
+    assert steps.max() <= 2 * steps.min()
+    assert (pixels == colors[20]).all(-1).any()
+
+
+@pytest.mark.parametrize("shape", [(39, 8), (40,)])
+def test_wrong_vectors_of_codes(shape):
+    x = torch.zeros(1, 1, 4, 4)
+    codes = torch.zeros(1, 2, 2, dtype=torch.int64)
+    with pytest.raises(ValueError, match="one vector for each of the 40 codes"):
+        plotting.code_maps(x, x, codes, 40, vectors=torch.zeros(shape))

@@ -60,7 +60,9 @@ class CodeMaps(Figure):
         codes = model.encode_indices(x, label)
         reconstructed = model.reconstruct(x, label)
         title = f"Codes of validation images{self.title_end}"
-        return plotting.code_maps(x, reconstructed, codes, _codebook_size(model), title=title)
+        vectors = next(iter(model.codebooks.values()), None)
+        size = _codebook_size(model)
+        return plotting.code_maps(x, reconstructed, codes, size, vectors=vectors, title=title)
 
 
 def _codebook_size(model: BaseVAE) -> int:

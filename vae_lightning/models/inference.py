@@ -131,8 +131,7 @@ class GenerativeModel(Configurable, nn.Module, ABC):
         """
         n = len(z) if isinstance(z, Tensor) else len(z[0])
         with self.inference():
-            params = self.likelihood_params(z, self.encode_labels(label, n))
-            return self.likelihood.mean(params)
+            return self.likelihood.mean(self.likelihood_params(z, self.encode_labels(label, n)))
 
     def likelihood_params(self, z: Latents, condition: Tensor | None) -> Tensor:
         """Return the parameters of p(x|z) for latents (B, ...), with gradients."""
@@ -150,9 +149,8 @@ class GenerativeModel(Configurable, nn.Module, ABC):
         """
         z = self.embed(x, label)
         levels = [z] if isinstance(z, Tensor) else list(z)
-        return torch.cat(
-            [level.flatten(2).mean(2) if level.ndim > 2 else level for level in levels], 1
-        )
+        flat = [level.flatten(2).mean(2) if level.ndim > 2 else level for level in levels]
+        return torch.cat(flat, 1)
 
     def log_prob(
         self, x: Tensor, label: Labels = None, num_samples: int = 64, seed: int = 0
@@ -244,9 +242,14 @@ class GenerativeModel(Configurable, nn.Module, ABC):
         return None
 
     @property
-    def codebook_sizes(self) -> dict[str, int]:
-        """Sizes of the codebooks, by the names in `Terms.code_indices`."""
+    def codebooks(self) -> dict[str, Tensor]:
+        """The vectors of the codes, (K, D), by the names in `Terms.code_indices`."""
         return {}
+
+    @property
+    def codebook_sizes(self) -> dict[str, int]:
+        """Numbers of codes of the codebooks."""
+        return {name: len(vectors) for name, vectors in self.codebooks.items()}
 
     @property
     def bound_unit(self) -> str:
@@ -298,8 +301,7 @@ class GenerativeModel(Configurable, nn.Module, ABC):
             raise ValueError(
                 f"this {name} is conditional: give a label in 0..{self.num_classes - 1}"
             )
-        one_hot = _one_hot(label, n, self.num_classes, self.device, validate)
-        return self.to_device_dtype(one_hot)
+        return self.to_device_dtype(_one_hot(label, n, self.num_classes, self.device, validate))
 
     def used_labels(self, label: Tensor | None) -> Tensor | None:
         """Return the labels if the model is conditional, else None, for data that have labels."""

@@ -89,9 +89,9 @@ class VQVAE(BaseVAE):
         return frozenset({Capability.CODEBOOK, *condition})
 
     @property
-    def codebook_sizes(self) -> dict[str, int]:
-        """See `GenerativeModel.codebook_sizes`."""
-        return {"": self.quantizer.codebook_size}
+    def codebooks(self) -> dict[str, Tensor]:
+        """See `GenerativeModel.codebooks`."""
+        return {"": self.quantizer.codebook.detach()}
 
     def quantize(self, x: Tensor, condition: Tensor | None = None) -> Quantized:
         """Encode images (B, C, H, W) and replace each position of the map by its nearest code."""

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from vae_lightning.plotting.checks import check_pair, check_tensor
+from vae_lightning.plotting.components import principal_components
 from vae_lightning.plotting.layout import Axis, new_figure_with_ticks
 from vae_lightning.plotting.style import (
     CLASS_COLORS,
@@ -133,7 +134,13 @@ def _log_ticks(low: float, high: float) -> list[float]:
 
 @styled
 def code_maps(
-    originals: Tensor, reconstructed: Tensor, codes: Tensor, codebook_size: int, *, title: str = ""
+    originals: Tensor,
+    reconstructed: Tensor,
+    codes: Tensor,
+    codebook_size: int,
+    *,
+    vectors: Tensor | None = None,
+    title: str = "",
 ) -> Figure:
     """Draw images, the maps of their code indices, and their reconstructions.
 
@@ -143,6 +150,8 @@ def code_maps(
         codes: Code indices from 0 to ``codebook_size`` - 1, (N, h, w). Maps are enlarged to the
             size of the images. An index has the same color in all maps.
         codebook_size: Number of codes.
+        vectors: The vectors of the codes, (K, D). With them, similar codes get similar colors, and
+            without, codes of neighboring indices get different ones.
         title: Title of the figure.
 
     Returns:
@@ -173,7 +182,16 @@ def code_maps(
             f"{where}: codes range from {indices.min()} to {indices.max()}, "
             f"pass indices from 0 to codebook_size - 1 = {codebook_size - 1}."
         )
-    colored = _code_colors(codebook_size)[indices]
+    if vectors is not None and (vectors.ndim != 2 or len(vectors) != codebook_size):
+        raise ValueError(
+            f"{where}: vectors has shape {tuple(vectors.shape)}, pass one vector for each of the "
+            f"{codebook_size} codes."
+        )
+    if vectors is None or codebook_size <= len(CLASS_COLORS):
+        colors, what = _code_colors(codebook_size), "one color per code"
+    else:
+        colors, what = _similar_colors(vectors), "similar codes in similar colors"
+    colored = colors[indices]
 
     def make_tiles(scale: Scale) -> Pixels:
         first, last = scale.tiles(pairs)
@@ -183,9 +201,24 @@ def code_maps(
         return np.stack([first, colored[:, rows][:, :, columns], last])
 
     shown = len(np.unique(indices))
-    note = f"one color per code, {shown} of {codebook_size} codes appear"
+    note = f"{what}, {shown} of {codebook_size} codes appear"
     labels = ["original", "codes", "reconstruction"]
     return draw_wrapped_rows(make_tiles, pairs[0], labels, title=title, note=note)
+
+
+def _similar_colors(vectors: Tensor) -> Pixels:
+    """Return colors (K, 3) that are similar where vectors (K, D) are.
+
+    They are the ranks along the first three principal components, so that a few distant vectors do
+    not leave all others in one color.
+    """
+    points, explained = principal_components(vectors.float(), min(3, vectors.shape[1]))
+    ranks = points.argsort(0).argsort(0).float() / (len(points) - 1)
+    ranks[:, explained <= 0] = 0.5  # where all vectors are the same, up to rounding
+    missing = torch.full((len(points), 3 - points.shape[1]), 0.5)
+    levels = 0.08 + 0.84 * torch.cat([ranks.cpu(), missing], 1)
+    colors: Pixels = levels.mul(255).round().byte().numpy()
+    return colors
 
 
 def _code_colors(count: int) -> Pixels:
