@@ -16,6 +16,7 @@ from vae_lightning.cli import allowed_classes, report, run_folders, run_notes
 from vae_lightning.cli.run_folders import RunFolder, short
 from vae_lightning.data import ImageData
 from vae_lightning.errors import NonFinite, UserError, writing
+from vae_lightning.figures import history
 from vae_lightning.files import atomic_write_text
 from vae_lightning.training import compat, cpu, ending, slurm
 from vae_lightning.training.best_checkpoint import BestCheckpoint
@@ -186,6 +187,9 @@ class TrainingRun:
         """Print the key numbers, where everything is, and what to type next."""
         if not self.trainer.is_global_zero or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
+        with writing(self.folder.path / "figures"):
+            history.draw_losses(self.folder.path)
+            history.animate_samples(self.folder.path)
         took = timedelta(seconds=round(seconds))
         # Forked or spawned processes keep both the epoch and the results to themselves.
         to_epoch = f" to epoch {self.trainer.current_epoch}" if self.module.results else ""

@@ -12,6 +12,7 @@ returns exactly the pixels that ``Figure.savefig`` writes.
 
 from vae_lightning.plotting.codes import code_maps, code_usage
 from vae_lightning.plotting.components import principal_components
+from vae_lightning.plotting.curves import curves
 from vae_lightning.plotting.differences import differences
 from vae_lightning.plotting.images import (
     class_grid,
@@ -28,6 +29,7 @@ __all__ = [
     "class_grid",
     "code_maps",
     "code_usage",
+    "curves",
     "differences",
     "image_grid",
     "image_rows",
