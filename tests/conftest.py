@@ -1,6 +1,7 @@
 """Shared by all tests: one thread per worker, a small data set, and where real data may be."""
 
 import os
+import sys
 
 # Two test processes with two threads each wait for one another most of the time.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -45,6 +46,15 @@ def _processes_have_parted():
         os.environ.pop(name, None)
         if value is not None:
             os.environ[name] = value
+
+
+@pytest.fixture(autouse=True)
+def _trackers_have_ended():
+    """A W&B run belongs to a process, and the next test would continue it."""
+    yield
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and getattr(wandb, "run", None) is not None:
+        wandb.finish()
 
 
 @pytest.fixture(scope="session")
