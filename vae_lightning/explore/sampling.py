@@ -74,8 +74,8 @@ def sample(
             params = model.likelihood_params(
                 given[0] if isinstance(z, Tensor) else given,
                 None if condition is None else condition[here],
-            ).cpu()
+            )
             kind = model.likelihood
             made = kind.sample(params, pixels) if draw else kind.mean(params)
-            images.append(made.clamp(0, 1))
+            images.append(made.clamp(0, 1).cpu())
     return torch.cat(images)
