@@ -214,6 +214,20 @@ def test_a_folder_keeps_its_names_and_classes(trained, folder):
         np.testing.assert_allclose(mu, arrays["mu"], rtol=1e-5)
 
 
+@pytest.mark.parametrize("split", ["test", "all"])
+def test_images_of_the_run_have_their_file_names(split, trained, folder):
+    given = [*ckpt(trained, "photos"), f"--split={split}"]
+    main(["encode", *given, "--out=latents.csv"])
+    names = [row["name"] for row in rows(folder / "latents.csv")]
+    assert len(set(names)) == {"test": 2, "all": 24}[split]
+    main(["encode", *given, "--out=again.npz"])
+    main(["encode", str(trained / "photos"), *ckpt(trained, "photos"), "--out=files.npz"])
+    with np.load("again.npz") as own, np.load("files.npz") as files:
+        by_name = dict(zip(files["name"].tolist(), files["mu"], strict=True))
+        for name, mu in zip(own["name"].tolist(), own["mu"], strict=True):
+            np.testing.assert_allclose(mu, by_name[name], atol=1e-6)
+
+
 def test_an_unreadable_file_among_good_ones_is_named(trained, folder, capsys):
     photos(folder / "new", 5)
     (folder / "new/red/02.png").write_text("no image")

@@ -199,6 +199,10 @@ class ImageData(Configurable, pl.LightningDataModule, ABC):
             text += f", in {len(names)} {classes} ({', '.join(shown)})"
         return "; ".join([text, *self.remarks])
 
+    def item_name(self, split: PredictSplit, position: int) -> str:
+        """Return the name of an image: its split and its position there, or its file."""
+        return f"{split}/{position}"
+
     @abstractmethod
     def load(self, split: Split) -> Dataset[Batch]:
         """Return the images of a split, a data set whose ``__getitems__`` returns uint8 batches."""

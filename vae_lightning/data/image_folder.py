@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from vae_lightning import randomness
 from vae_lightning.batch import Batch
-from vae_lightning.data.base import ImageData, Images, InMemory
+from vae_lightning.data.base import ImageData, Images, InMemory, PredictSplit
 from vae_lightning.errors import UserError
 from vae_lightning.files import expand
 from vae_lightning.images.decoding import background_color, read_frames
@@ -193,6 +193,17 @@ class ImageFolder(ImageData):
             UserError: If an image cannot be read.
         """
         return self._load(self._positions[split])
+
+    def item_name(self, split: PredictSplit, position: int) -> str:
+        """Return the path of an image in the folder, with the number of a later frame."""
+        if split != "all":
+            places = self._positions[split]
+            if split == "train" and self.train_on_val:
+                places = torch.cat([places, self._positions["val"]])
+            position = int(places[position])
+        frame = int(self._listing.frames[position])
+        name = self.files[position].relative_to(self.root)
+        return f"{name}[{frame}]" if frame else str(name)
 
     def load_all(self) -> Dataset[Batch]:
         """Return all images, in the order of `files`."""

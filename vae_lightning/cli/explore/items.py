@@ -283,8 +283,7 @@ class RunData(Items):
 
     def name(self, position: int) -> str:
         """See `Items.name`."""
-        files = getattr(self.dataset, "files", None)
-        return str(files[position]) if files else f"{self.split}/{position}"
+        return self.data.item_name(self.split, position)
 
     def read(self, positions: Sequence[int]) -> Part:
         """See `Items.read`."""

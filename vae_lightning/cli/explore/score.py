@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> None:
     label = trained.label(options.label)
     given = items.choose(options, trained)
     outputs = Outputs(options, trained.held, "score", (".csv", ".npz", ".png"))
-    scores, x = _score(given, range(len(given)), options, trained, label)
+    scores, places = _score(given, range(len(given)), options, trained, label)
     by = options.sort or next(
         name for name in ("negative_log_likelihood", "squared_error") if name in scores
     )
@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> None:
         except UserError as error:
             note = f"Note: without percentiles ({error})"
     order = scores[by].argsort(descending=True)
-    names = [given.name(i) for i in x.positions.tolist()]
+    names = [given.name(i) for i in places.tolist()]
     rows = []
     for i in order.tolist():
         row: dict[str, Any] = {"name": names[i]}
@@ -84,7 +84,7 @@ def run(options: argparse.Namespace) -> None:
         },
     )
     if outputs.wants(".png"):
-        _draw(outputs, x, order, by, given, trained, label)
+        _draw(outputs, places[order], by, given, trained, label)
     print(f"{len(names)} images of {given.what}, the most surprising first by {by}:")
     for row in rows[:5]:
         place = row.get(f"{by}_percentile")
@@ -102,10 +102,10 @@ def _score(
     options: argparse.Namespace,
     trained: Trained,
     label: int | None,
-) -> tuple[dict[str, Tensor], items.Part]:
-    """Return the scores of items, and the items."""
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Return the scores of items, and the positions of those that could be read."""
     parts: dict[str, list[Tensor]] = {}
-    read: list[items.Part] = []
+    read: list[Tensor] = []
     for part in given.parts(options.batch_size, "score", positions):
         chosen = items.labels_of(part, label, trained)
         found = explore.score(
@@ -121,8 +121,8 @@ def _score(
             found["complexity_corrected"] = corrected
         for name, value in found.items():
             parts.setdefault(name, []).append(value)
-        read.append(part)
-    return {name: torch.cat(values) for name, values in parts.items()}, items.joined(read)
+        read.append(part.positions)
+    return {name: torch.cat(values) for name, values in parts.items()}, torch.cat(read)
 
 
 def _percentiles(values: Tensor, reference: Tensor) -> Tensor:
@@ -132,18 +132,17 @@ def _percentiles(values: Tensor, reference: Tensor) -> Tensor:
 
 def _draw(
     outputs: Outputs,
-    x: items.Part,
     order: Tensor,
     by: str,
     given: items.Items,
     trained: Trained,
     label: int | None,
 ) -> None:
-    """Draw the most and the least surprising images with maps of their errors."""
+    """Draw the first and the last of ordered items, with maps of their errors."""
     n = max(1, min(_SHOWN, len(order) // 2))
     rows, names = [], []
     for what, chosen in (("most surprising", order[:n]), ("least surprising", order.flip(0)[:n])):
-        part = items.Part(x.x[chosen], None if x.y is None else x.y[chosen], chosen)
+        part = given.read(chosen.tolist())
         labels = items.labels_of(part, label, trained)
         made = trained.model.reconstruct(part.x, labels).cpu()
         rows += [part.x, made, (part.x - made).abs()]
