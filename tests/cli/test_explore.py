@@ -184,8 +184,8 @@ def test_a_file_with_the_samples_of_a_class(trained, folder):
 
 
 def test_one_row_per_class(trained, folder):
-    main(["sample", *ckpt(trained, "cvae"), "--n=20", "--out=results"])
-    with np.load("results/samples.npz") as arrays:
+    main(["sample", *ckpt(trained, "cvae"), "--n=12", "--out=results"])
+    with np.load("results/samples.npz") as arrays:  # two images in a row, not one and a bit
         assert arrays["label"].tolist() == [i // 2 for i in range(20)]
     assert len(list((folder / "results/images").glob("*.png"))) == 20
 
@@ -226,6 +226,32 @@ def test_images_of_the_run_have_their_file_names(split, trained, folder):
         by_name = dict(zip(files["name"].tolist(), files["mu"], strict=True))
         for name, mu in zip(own["name"].tolist(), own["mu"], strict=True):
             np.testing.assert_allclose(mu, by_name[name], atol=1e-6)
+
+
+def test_files_that_are_not_used_are_named(trained, folder, capsys):
+    photos(folder / "new", 5)
+    (folder / "new/notes.txt").touch()
+    (folder / "new/blue").mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "new/blue/0.png")
+    main(["encode", "new", *ckpt(trained, "photos"), "--out=latents.csv"])
+    assert "Left out: notes.txt" in capsys.readouterr().out
+    labels = {row["name"]: row["label"] for row in rows(folder / "latents.csv")}
+    assert labels["blue/0.png"] == ""  # a class that the model does not know
+    assert labels["red/00.png"] == "red"
+    assert "the classes of the model (green, red)" in failure(
+        ["encode", "new", *ckpt(trained, "classes"), "--out=l.csv"], capsys
+    )
+
+
+def test_percentiles_are_those_of_images_in_their_own_classes(trained, folder):
+    """The label is that of the items, not of the validation images that they are compared with."""
+    np.save("x.npy", np.zeros((2, 28, 28), dtype="float32"))
+    main(["score", "x.npy", *ckpt(trained, "cvae"), "--label=3", "--out=a.csv"])
+    main(["score", "--split=val", *ckpt(trained, "cvae"), "--out=val.csv", "--reference=0"])
+    known = [float(row["squared_error"]) for row in rows(folder / "val.csv")]
+    for row in rows(folder / "a.csv"):
+        below = np.mean([value < float(row["squared_error"]) for value in known])
+        assert float(row["squared_error_percentile"]) == pytest.approx(100 * below, abs=0.1)
 
 
 def test_an_unreadable_file_among_good_ones_is_named(trained, folder, capsys):
@@ -396,6 +422,10 @@ WRONG = [
     ("reconstruct", "photos", ["--root=empty"], 1, "has 0 images"),
     ("encode", "vae", ["--picture=umap"], 1, "pip install umap-learn"),
     ("encode", "vae", ["--split=dev"], 2, "invalid choice: 'dev'"),
+    ("reconstruct", "vae", ["none.npy"], 1, "none.npy has no images"),
+    ("reconstruct", "vae", ["cut.npz"], 1, "cut.npz cannot be read as an array"),
+    ("reconstruct", "vae", ["--root=empty"], 1, "--root: Digits cannot be built"),
+    ("interpolate", "vae", ["--classes", "0", "1", "--index", "3", "4"], 1, "has no effect with"),
     ("score", "vae", ["--sort=beauty"], 1, "--sort beauty: there are the scores"),
     ("sample", "vae", ["--model=nothing.VAE"], 1, "there is no module 'nothing'"),
 ]
@@ -412,6 +442,8 @@ def test_wrong_input(command, name, options, code, part, trained, folder, capsys
     np.save("long.npy", np.zeros((3, 28, 28), dtype="int64"))
     np.save("ok.npy", np.zeros((3, 28, 28), dtype="float32"))
     np.savez("two.npz", a=np.zeros(3), b=np.zeros(3))
+    np.save("none.npy", np.zeros((0, 28, 28), dtype="float32"))
+    (folder / "cut.npz").write_bytes((folder / "two.npz").read_bytes()[:200])
     before = sorted(folder.rglob("*"))
     message = failure([command, *ckpt(trained, name), *options, "--out=out"], capsys, code)
     assert part in message

@@ -234,6 +234,7 @@ def test_one_class_without_splits_makes_them_ordinary_folders(tmp_path):
     data = folder(tmp_path)
     assert data.class_names == ["blue", "red"]
     assert not data.left_out
+    assert data.remarks == ["folders test and train are no splits: blue has none"]
     assert sum(data.split_size(split) for split in ("train", "val", "test")) == 9
 
 

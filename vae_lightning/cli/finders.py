@@ -51,6 +51,8 @@ def take(command_line: CommandLine, config: Namespace) -> dict[str, Namespace]:
     for name, option in _FINDERS.items():
         for entry in entries:
             if getattr(entry, "class_path", "").rpartition(".")[2] == name:
+                if option in found:
+                    raise UserError(f"trainer.callbacks: give one {name}, not two")
                 found[option] = entry
                 if command_line.has(f"--{option}"):
                     raise UserError(f"--{option} has no effect with {name}: leave out one of them")

@@ -32,6 +32,8 @@ def encode(
         {'mu': (3, 2), 'log_var': (3, 2)}
     """
     model.check_images(x)
+    if not len(x):
+        raise ValueError("there are no images to encode")
     condition = model.encode_labels(label, len(x))
     parts: dict[str, list[Tensor]] = {}
     with model.inference():

@@ -22,8 +22,8 @@ def sample(
 ) -> Tensor:
     """Draw images from a model.
 
-    The same seed gives the same images, whatever ``batch_size`` is. The model's mode and torch's
-    global generators are left alone.
+    The same seed gives the same images, and means do not depend on ``batch_size``. The model's mode
+    and torch's global generators are left alone.
 
     Args:
         model: The model.

@@ -50,6 +50,8 @@ def score(
         ['kl', 'negative_elbo', 'negative_log_likelihood', 'reconstruction', 'squared_error']
     """
     model.check_images(x)
+    if not len(x):
+        raise ValueError("there are no images to score")
     model.encode_labels(label, len(x))  # refuses wrong ones at once
     indices = torch.arange(len(x)) if indices is None else indices
     parts: dict[str, list[Tensor]] = {}

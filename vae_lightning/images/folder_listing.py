@@ -115,7 +115,7 @@ class Listing:
         """
         left_out: list[tuple[str, str]] = []
         names = list(_image_names(root, left_out))
-        depth, folders, above = _split_folders(names)
+        depth, folders, above, ignored = _split_folders(names)
         if folders:
             names = _select(
                 names,
@@ -125,6 +125,7 @@ class Listing:
             )
         decisive = [name for name in names if folders.get(_folder(name, depth), "train") == "train"]
         names, class_names, remarks = _find_classes(names, above, decisive, left_out)
+        remarks = [*ignored, *remarks]
         counts = [count_frames(os.path.join(root, name)) for name in names]
         repeats = torch.tensor(counts if frames == "all" else [1] * len(names), dtype=torch.int64)
         several = sum(count > 1 for count in counts)
@@ -208,14 +209,16 @@ def _names_inside(
             left_out.append((inside + name, "no image that Pillow can read"))
 
 
-def _split_folders(names: Sequence[str]) -> tuple[int, dict[str | None, Split], int]:
+def _split_folders(
+    names: Sequence[str],
+) -> tuple[int, dict[str | None, Split], int, list[str]]:
     """Find the folders of splits: at the top, in a single folder, or in the folder of each class.
 
     There has to be one for training and another; ``train`` alone may be a class.
 
     Returns:
-        The number of folders above those of splits, the splits by the names of their folders, and
-        the number of folders above those of classes.
+        The number of folders above those of splits, the splits by the names of their folders, the
+        number of folders above those of classes, and remarks.
 
     Raises:
         UserError: If two folders are the same split.
@@ -231,15 +234,19 @@ def _split_folders(names: Sequence[str]) -> tuple[int, dict[str | None, Split], 
         if in_classes:
             with_splits = {_folder(name, 0) for name in inside if _folder(name, 1) in found}
             if with_splits != tops:
-                continue
+                lacking = min(name for name in tops - with_splits if name is not None)
+                remark = (
+                    f"folders {' and '.join(map(str, found))} are no splits: {lacking} has none"
+                )
+                return 0, {}, 0, [remark]
         twice = [f for f, split in found.items() if [*found.values()].count(split) > 1]
         if twice and not in_classes:  # folders of classes may differ
             raise UserError(
                 f"the folders {' and '.join(map(str, twice))} are the same split: merge them, or "
                 "rename one of them"
             )
-        return depth, found, 0 if in_classes else depth + 1
-    return 0, {}, 0
+        return depth, found, 0 if in_classes else depth + 1, []
+    return 0, {}, 0, []
 
 
 def _split_of(folder: str | None) -> Split | None:

@@ -1,6 +1,7 @@
 """Check before the first batch what would fail at the end of an epoch only."""
 
 import math
+import re
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -34,13 +35,14 @@ def check(module: Any, base: type) -> None:
     """
     trainer = module.trainer
     logged = module.logged_names
-    batches = trainer.num_training_batches
+    batches = trainer.num_training_batches  # infinite for data without a length
     if module.steps_per_call > 1:  # whose batches come joined
         loader = trainer.train_dataloader
         in_data = math.ceil(len(loader.sampler) * module.steps_per_call / loader.batch_size)
         batches = min(batches * module.steps_per_call, in_data)
-    steps = max(1, batches // trainer.accumulate_grad_batches)
-    check_monitors(trainer, logged if type(module) is base else None, steps)
+    steps = max(1, batches // trainer.accumulate_grad_batches) if math.isfinite(batches) else 0
+    if not trainer.fast_dev_run:  # which ignores callbacks that monitor something
+        check_monitors(trainer, logged if type(module) is base else None, steps)
     check_file_names(trainer)
     if module.make_lr_scheduler:
         epochs = _epochs(trainer, steps)
@@ -55,7 +57,7 @@ def check_monitors(
     Args:
         trainer: The trainer.
         logged: Returns the names of what a validation and a training log; None if unknown.
-        steps_per_epoch: Number of optimizer steps in an epoch.
+        steps_per_epoch: Number of optimizer steps in an epoch, 0 if it is unknown.
 
     Raises:
         ValueError: If a callback or a scheduler monitors something else.
@@ -71,10 +73,11 @@ def check_monitors(
     for name in names:
         if name.startswith("val/") and not trainer.enable_validation:
             raise ValueError(
-                f"{name} is monitored, but nothing is validated: leave out limit_val_batches"
+                f"{name} is monitored, but nothing is validated: give validation data and no "
+                "limit_val_batches of 0"
             )
         is_of_steps = name.startswith("train/") and not name.endswith(_LOGGED_PER_EPOCH)
-        if is_of_steps and not 0 < every <= steps_per_epoch:
+        if is_of_steps and not 0 < every <= (steps_per_epoch or every):
             raise ValueError(
                 f"{name} is monitored, but logged every {every} steps, and an epoch has "
                 f"{steps_per_epoch}: change log_every_n_steps"
@@ -97,7 +100,10 @@ def check_file_names(trainer: pl.Trainer) -> None:
     """
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, ModelCheckpoint):
-            counts = {"epoch": torch.tensor(0), "step": torch.tensor(0)}
+            # Metrics are fractions, which a format such as {val/loss:d} does not take.
+            names = re.findall(r"\{([^{}:]+)", callback.filename or "")
+            counts = dict.fromkeys(names, torch.tensor(0.5))
+            counts |= {"epoch": torch.tensor(0), "step": torch.tensor(0)}
             try:
                 callback.format_checkpoint_name(counts)
             except (ValueError, KeyError, IndexError, AttributeError) as error:
@@ -121,7 +127,10 @@ def check_schedule(
         ValueError: If a step fails.
     """
     optimizer = make_optimizer([nn.Parameter(torch.zeros(1, 1))])
-    scheduler = make_scheduler(optimizer)
+    try:
+        scheduler = make_scheduler(optimizer)
+    except ValueError:  # one value for each of the optimizer's groups, which has only one here
+        return
     if isinstance(scheduler, ReduceLROnPlateau):
         return
     for epoch in range(min(epochs, _MAX_EPOCHS)):
@@ -139,6 +148,6 @@ def check_schedule(
 def _epochs(trainer: pl.Trainer, steps_per_epoch: int) -> int:
     """Return the number of epochs that a training has at most, 1 if it has no limit."""
     limits = [trainer.max_epochs] if trainer.max_epochs and trainer.max_epochs > 0 else []
-    if trainer.max_steps > 0:
+    if trainer.max_steps > 0 and steps_per_epoch:
         limits.append(math.ceil(trainer.max_steps / steps_per_epoch))
     return min(limits, default=1)

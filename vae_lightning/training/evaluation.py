@@ -140,11 +140,8 @@ class EvaluationModule(pl.LightningModule):
         images = torch.zeros(2, *shape), labels, torch.arange(2)
         usage, precision = CodeUsage(), self.trainer.precision_plugin
         batch = precision.convert_input(Batch(*(x.to(self.device) for x in images)))
-        was_training = self.model.training
-        self.model.eval()
-        with torch.no_grad(), precision.forward_context(), full_weights(self.trainer):
+        with self.model.inference(), precision.forward_context(), full_weights(self.trainer):
             terms, _ = self.evaluate_terms(batch, "val", 1, 0)
-        self.model.train(was_training)
         usage.update(terms.code_indices(), self.model.codebook_sizes)
         names = ["loss", *terms.as_dict()]
         validated = [f"val/{name}" for name in [*names, *usage.results(images=2)]]

@@ -42,6 +42,8 @@ def run(options: argparse.Namespace) -> None:
     model = trained.model
     model.require(Capability.LATENT_VECTOR)
     label = trained.label(options.label)
+    if options.classes and options.index:
+        raise UserError("--index has no effect with --classes: leave out one of them")
     outputs = Outputs(options, trained.held, "interpolate", (".png", ".gif", ".npz"))
     given = items.choose(options, trained)
     if options.classes:
@@ -63,7 +65,8 @@ def run(options: argparse.Namespace) -> None:
     for i, (a, b) in enumerate(pairs):
         for path in paths:
             rows.append(made[path].images[i])
-            row_names.append(f"{names[a]} to {names[b]}, {path}")
+            decoded = "" if classes is None else f", as {trained.class_names[int(classes[i])]}"
+            row_names.append(f"{names[a]} to {names[b]}, {path}{decoded}")
     title = f"Interpolations of {type(model).__name__}"
     outputs.figure("interpolations", plotting.image_rows(torch.stack(rows), row_names, title=title))
     for path in paths:

@@ -1,6 +1,7 @@
 """The images that a command is given: files, folders, arrays, or a split of the run's data."""
 
 import argparse
+import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -189,6 +190,8 @@ class Arrays(Items):
         super().__init__()
         self.path, self.trained = path, trained
         self.array = self._shaped(_load_array(path))
+        if not len(self.array):
+            raise UserError(f"{path} has no images")
         self.what = path.name
 
     def _shaped(self, array: Any) -> Any:
@@ -270,7 +273,11 @@ class RunData(Items):
         arguments = {**described.get("init_args", {}), "predict_split": split, "num_workers": 0}
         if root is not None:
             arguments["root"] = root
-        self.data = cls(**arguments)
+        try:
+            self.data = cls(**arguments)
+        except TypeError as error:
+            what = "--root" if root is not None else trained.held.path
+            raise UserError(f"{what}: {cls.__name__} cannot be built ({error})") from error
         self.data.prepare_data()
         self.data.setup("predict")
         self.data.teardown("predict")
@@ -336,11 +343,14 @@ def _folder(path: Path, trained: Trained) -> Files:
     names = [f"{file.relative_to(path)}{end}" for file, end in zip(paths, suffix, strict=True)]
     y = None
     known = trained.class_names
-    if listing.class_names and listing.y is not None and set(listing.class_names) <= set(known):
-        order = torch.tensor([*(known.index(name) for name in listing.class_names), -1])
-        y = order[listing.y]
+    if listing.class_names and listing.y is not None and set(listing.class_names) & set(known):
+        places = [known.index(name) if name in known else -1 for name in listing.class_names]
+        y = torch.tensor([*places, -1])[listing.y]
     found = Files(paths, names, trained, frames, y)
     found.what = str(path)
+    found.failed = list(listing.left_out)
+    for remark in listing.remarks:
+        print(f"Note: {remark}")
     return found
 
 
@@ -357,7 +367,8 @@ def labels_of(part: Part, label: int | None, trained: Trained) -> Tensor | int |
     if part.y is None or part.y.lt(0).any():
         raise UserError(
             f"this {type(trained.model).__name__} is conditional, and the class of these images is "
-            "not known: give --label, or a folder with a subfolder for each class"
+            "not known: give --label, or a folder whose subfolders are the classes of the model "
+            f"({', '.join(trained.class_names[:10])})"
         )
     return part.y
 
@@ -376,20 +387,27 @@ def binarized(x: Tensor, index: Tensor, trained: Trained) -> Tensor:
 
 def _load_array(path: Path) -> Any:
     try:
-        loaded = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        return _array_in(path)
+    except UserError:
+        raise
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} cannot be read as an array ({reason})") from error
-    if isinstance(loaded, np.ndarray):
-        return loaded
-    names = [name for name in _ARRAY_NAMES if name in loaded.files]
-    if len(loaded.files) == 1:
-        names = loaded.files
-    if not names:
-        raise UserError(
-            f"{path} has the arrays {', '.join(loaded.files)}: call that of the images x"
-        )
-    return loaded[names[0]]
+
+
+def _array_in(path: Path) -> Any:
+    with path.open("rb") as file:  # numpy leaves a damaged one open
+        loaded = np.load(file, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        names = [name for name in _ARRAY_NAMES if name in loaded.files]
+        if len(loaded.files) == 1:
+            names = loaded.files
+        if not names:
+            raise UserError(
+                f"{path} has the arrays {', '.join(loaded.files)}: call that of the images x"
+            )
+        return loaded[names[0]]
 
 
 def report_failed(given: Items) -> None:

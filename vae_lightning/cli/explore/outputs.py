@@ -134,6 +134,8 @@ class Outputs:
     def report(self) -> None:
         """Print where everything is."""
         if self.file is not None:
+            if not self.written:
+                raise UserError(f"--out {self.file} could not be made of this model and these data")
             print(f"Wrote {short(self.file)}")
             return
         names = dict.fromkeys(

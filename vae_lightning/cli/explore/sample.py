@@ -16,7 +16,12 @@ def parser() -> Parser:
         "Draw images from a model.",
         "vae sample --ckpt_path runs/cvae/version_0/checkpoints/best.ckpt --n 64 --label 7",
     )
-    made.add_argument("--n", type=positive, default=64, help="number of images (64)")
+    made.add_argument(
+        "--n",
+        type=positive,
+        default=64,
+        help="number of images (64), or more to fill rows of classes",
+    )
     made.add_argument(
         "--label", metavar="CLASS", help="of a conditional model; by default one row per class"
     )
@@ -38,7 +43,7 @@ def run(options: argparse.Namespace) -> None:
     by_class = model.conditional and label is None
     if by_class:
         columns = -(-n // len(names))
-        label = torch.arange(len(names)).repeat_interleave(columns)[: max(n, len(names))]
+        label = torch.arange(len(names)).repeat_interleave(columns)
         n = len(label)
     outputs = Outputs(options, trained.held, "sample", (".png", ".npz"))
     images = explore.sample(
@@ -53,7 +58,7 @@ def run(options: argparse.Namespace) -> None:
     title = f"{n} samples of {type(model).__name__}"
     if options.label is not None:
         title += f", class {options.label}"
-    if by_class and n == columns * len(names):
+    if by_class:
         grid = images.unflatten(0, (len(names), columns))
         outputs.figure("samples", plotting.class_grid(grid, names, title=title))
     else:

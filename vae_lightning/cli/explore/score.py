@@ -55,14 +55,13 @@ def run(options: argparse.Namespace) -> None:
     by = options.sort or next(
         name for name in ("negative_log_likelihood", "squared_error") if name in scores
     )
-    if by not in scores:
-        raise UserError(f"--sort {by}: there are the scores {', '.join(scores)}")
     note = ""
     percentiles: dict[str, Tensor] = {}
     if options.reference:
         try:
             reference = items.RunData("val", trained, options.root)
-            known, _ = _score(reference, reference.some(options.reference), options, trained, label)
+            chosen = reference.some(options.reference)
+            known, _ = _score(reference, chosen, options, trained, None)  # in their own classes
             percentiles = {name: _percentiles(scores[name], known[name]) for name in scores}
         except UserError as error:
             note = f"Note: without percentiles ({error})"
@@ -119,6 +118,8 @@ def _score(
         if options.complexity and "negative_log_likelihood" in found:
             corrected = found["negative_log_likelihood"] - explore.complexity(part.x)
             found["complexity_corrected"] = corrected
+        if options.sort and options.sort not in found:
+            raise UserError(f"--sort {options.sort}: there are the scores {', '.join(found)}")
         for name, value in found.items():
             parts.setdefault(name, []).append(value)
         read.append(part.positions)

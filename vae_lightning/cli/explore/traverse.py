@@ -96,7 +96,7 @@ def _use(options: argparse.Namespace, trained: Trained) -> tuple[torch.Tensor | 
     try:
         data = items.RunData("val", trained, options.root)
         part = data.read(data.some(_USE_IMAGES))
-        label = items.labels_of(part, trained.label(options.label), trained)
+        label = items.labels_of(part, None, trained)  # in their own classes
         return *dimension_use(trained.model, part.x, label), ""
     except UserError as error:
         return None, "", f"Note: the dimensions are not ordered by their use ({error})"
