@@ -15,7 +15,7 @@ from vae_lightning.distributions.priors import Prior
 from vae_lightning.functional import standard_normal_log_prob
 from vae_lightning.models.base import BaseVAE, Terms
 from vae_lightning.models.capabilities import Capability
-from vae_lightning.models.inference import Labels
+from vae_lightning.models.image_model import Labels
 from vae_lightning.models.latent_variable_model import LatentVariableModel
 from vae_lightning.randomness import Noise
 

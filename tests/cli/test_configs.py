@@ -51,6 +51,10 @@ def test_trains_tests_and_predicts(path, tmp_path, monkeypatch):
     assert metrics["loss"] > 0
     assert None not in metrics.values()
     main(["predict", *ckpt, quiet])
+    if model.endswith(".Classifier"):
+        assert (run / "predictions" / "predicted.npy").is_file()
+        assert metrics["accuracy"] > 0
+        return
     assert (run / "predictions" / "reconstruction.npy").is_file()
     figures = {folder.name for folder in (run / "figures").iterdir()}
     assert {"reconstructions", "latents"} <= figures

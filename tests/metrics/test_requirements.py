@@ -32,6 +32,26 @@ def variant(request):
     return request.param
 
 
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    """Checkpoint of a classifier of the digits, not trained."""
+    data = vae_lightning.Digits(train_size=20, val_size=10, test_size=10)
+    folder = tmp_path_factory.mktemp("classifier")
+    trainer = pl.Trainer(
+        default_root_dir=folder,
+        accelerator="cpu",
+        max_steps=1,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(LitVAE(vae_lightning.Classifier(features=8, num_classes=10)), datamodule=data)
+    trainer.save_checkpoint(folder / "classifier.ckpt")
+    return str(folder / "classifier.ckpt")
+
+
 def numbers(value):
     """Every number in a result."""
     if isinstance(value, dict):
@@ -47,11 +67,12 @@ def test_every_metric_and_figure_is_found():
     assert all(cls.name == name for name, cls in {**METRICS, **FIGURES}.items())
 
 
-def test_metrics_apply_or_the_model_lacks_what_they_require(variant):
+def test_metrics_apply_or_the_model_lacks_what_they_require(variant, classifier):
     """On data that have all that a metric may ask for: labels and factors."""
     model = build(variant, image_shape=(1, 28, 28), num_classes=10)
     data = vae_lightning.Digits(train_size=20, val_size=10, test_size=40, binarization="threshold")
     metrics = {name: cls(**SMALL.get(name, {})) for name, cls in METRICS.items()}
+    metrics["frechet"].classifier = classifier
     reported = {}
 
     def watched(name, compute):

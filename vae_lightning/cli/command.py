@@ -34,11 +34,11 @@ from vae_lightning.cli.run_folders import RunFolder
 from vae_lightning.cli.training_run import TrainingRun
 from vae_lightning.data import ImageData
 from vae_lightning.errors import UserError
-from vae_lightning.figures import PredictionWriter
-from vae_lightning.models.base import BaseVAE
+from vae_lightning.models.image_model import ImageModel
 from vae_lightning.training import compat
 from vae_lightning.training.metrics_log import MetricsLog
 from vae_lightning.training.module import LitVAE
+from vae_lightning.training.predictions import PredictionWriter
 
 _SPLIT = "--data.predict_split"
 
@@ -373,7 +373,7 @@ def _source(data: pl.LightningDataModule) -> dict[str, Any]:
     return {**described, "init_args": images, "split": data.predict_split}
 
 
-def _check_fit(held: Checkpoint, model: BaseVAE) -> None:
+def _check_fit(held: Checkpoint, model: ImageModel) -> None:
     """Check that the weights of a checkpoint fit a model and its data.
 
     Raises:

@@ -17,7 +17,7 @@ from vae_lightning.cli.allowed_classes import OPTION_BASES, RECORD_BASES, check_
 from vae_lightning.cli.bundled_configs import find_config
 from vae_lightning.cli.command_line import LINKED, CommandLine, Option
 from vae_lightning.cli.yaml_files import parse_value, read_yaml
-from vae_lightning.models.base import BaseVAE
+from vae_lightning.models.image_model import ImageModel
 
 DEFAULT_CONFIG = "digits"
 """What ``vae fit`` trains if neither options nor a checkpoint say otherwise."""
@@ -95,7 +95,7 @@ def _record_settings(
     """Return what the record of a checkpoint says about the model, its data and its optimizers."""
     record = checkpoint.record
     described: dict[str, tuple[dict[str, Any] | None, type]] = {
-        "model": (record.model, BaseVAE),
+        "model": (record.model, ImageModel),
         "data": (record.data, pl.LightningDataModule),
     }
     if command == "fit":

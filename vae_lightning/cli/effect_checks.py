@@ -9,6 +9,7 @@ from vae_lightning.checkpoint import Checkpoint
 from vae_lightning.cli.command_line import CommandLine
 from vae_lightning.errors import UserError
 from vae_lightning.models.base import BaseVAE
+from vae_lightning.models.image_model import ImageModel
 
 _OF_TRAINING = (
     *("--optimizer", "--critic_optimizer", "--lr_scheduler", "--training"),
@@ -86,7 +87,7 @@ def check_seed(command_line: CommandLine, held: Checkpoint, seed: object) -> Non
 
 
 def check_parts(
-    command_line: CommandLine, group: str, parts: Mapping[str, Any], model: BaseVAE, *data: Any
+    command_line: CommandLine, group: str, parts: Mapping[str, Any], model: ImageModel, *data: Any
 ) -> None:
     """Check that the figures or metrics that were typed apply to the model.
 
@@ -103,7 +104,9 @@ def check_parts(
     for name, part in parts.items():
         flag = f"--{group}.{name}"
         is_typed = command_line.has(flag) or command_line.has_parts_of(flag)
-        if part and is_typed and not part.applies_to(model, *data):
+        if not part or not is_typed:
+            continue
+        if not isinstance(model, BaseVAE) or not part.applies_to(model, *data):
             raise UserError(
                 f"{flag} has no effect: this {type(model).__name__} or its data lack what it needs"
             )

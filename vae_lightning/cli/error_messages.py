@@ -13,7 +13,7 @@ from vae_lightning.distributions.likelihoods import Likelihood
 from vae_lightning.distributions.posteriors import Posterior
 from vae_lightning.distributions.priors import Prior
 from vae_lightning.errors import UserError, nearest
-from vae_lightning.models.base import BaseVAE
+from vae_lightning.models.image_model import ImageModel
 from vae_lightning.models.loading import find_imported
 from vae_lightning.nets import Decoder, Encoder
 from vae_lightning.nets.quantizers import VectorQuantizer
@@ -24,7 +24,7 @@ TRACEBACK = "VAE_TRACEBACK"
 
 
 _BASES: dict[str, type] = {
-    "model": BaseVAE,
+    "model": ImageModel,
     "encoder": Encoder,
     "decoder": Decoder,
     "prior": Prior,

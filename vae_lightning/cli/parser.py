@@ -15,7 +15,7 @@ from vae_lightning.cli.command_line import LINKED
 from vae_lightning.cli.yaml_files import read_utf8
 from vae_lightning.figures import FIGURES
 from vae_lightning.metrics import METRICS
-from vae_lightning.models.base import BaseVAE
+from vae_lightning.models.image_model import ImageModel
 from vae_lightning.training import compat
 from vae_lightning.training.best_checkpoint import BestCheckpoint
 from vae_lightning.training.last_checkpoint import LastCheckpoint
@@ -65,7 +65,7 @@ def add_core_arguments(parser: LightningArgumentParser) -> None:
     counts = [f"trainer.{name}" for name in _COUNTS_OR_SHARES]
     compat.read_whole_numbers_as_integers(parser, counts)
     parser.add_lightning_class_args(pl.LightningDataModule, "data", subclass_mode=True)
-    parser.add_subclass_arguments(BaseVAE, "model", fail_untyped=False, required=True)
+    parser.add_subclass_arguments(ImageModel, "model", fail_untyped=False, required=True)
     for name in LINKED:
         parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
     common: dict[str, Any] = {"instantiate": False, "fail_untyped": False}

@@ -14,6 +14,7 @@ import torch
 from vae_lightning import __version__
 from vae_lightning.errors import UserError
 from vae_lightning.functional import bits_per_dimension
+from vae_lightning.models.base import BaseVAE
 from vae_lightning.results import Result
 from vae_lightning.training.module import LitVAE
 
@@ -77,7 +78,7 @@ def document(module: LitVAE, data: object, **how: str) -> dict[str, Any]:
     return {
         **how,
         "model": type(model).__name__,
-        "likelihood": type(model.likelihood).__name__,
+        "likelihood": type(model.likelihood).__name__ if isinstance(model, BaseVAE) else None,
         "is_normalized": module.is_normalized,
         "data": type(data).__name__,
         "binarization": getattr(data, "binarization", None),

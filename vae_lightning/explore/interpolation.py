@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vae_lightning.models.base import BaseVAE
 from vae_lightning.models.capabilities import Capability
-from vae_lightning.models.inference import Labels
+from vae_lightning.models.image_model import Labels
 
 Path = Literal["linear", "spherical"]
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from vae_lightning.models.base import BaseVAE
-from vae_lightning.models.inference import Labels
+from vae_lightning.models.image_model import Labels
 
 
 def encode(

@@ -1,4 +1,4 @@
-"""Figures drawn during training, one file each, and the writer of predictions.
+"""Figures of models and images, one file each, drawn without Lightning.
 
 Every module of this package is imported here, so that new figures are found by their names.
 """
@@ -7,7 +7,6 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from vae_lightning.figures.base import Figure
-from vae_lightning.figures.predictions import PredictionWriter
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
@@ -15,4 +14,4 @@ for _module in iter_modules(__path__):
 FIGURES: dict[str, type[Figure]] = {cls.name: cls for cls in Figure.__subclasses__()}
 """Figures of this package by name. The name is the option of a figure and its folder in a run."""
 
-__all__ = ["FIGURES", "Figure", "PredictionWriter"]
+__all__ = ["FIGURES", "Figure"]

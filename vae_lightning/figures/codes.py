@@ -33,7 +33,7 @@ class CodeUsage(Figure):
         """See `Figure.draw`."""
         codes = model.encode_indices(x, model.used_labels(label))
         counts = torch.bincount(codes.flatten().cpu(), minlength=_codebook_size(model))
-        title = f"Code usage over {len(x):,} validation images{self.title_end}"
+        title = f"Code usage over {len(x):,} {self.images_of}{self.title_end}"
         return plotting.code_usage(counts, title=title)
 
 
@@ -59,7 +59,7 @@ class CodeMaps(Figure):
         label = model.used_labels(label)
         codes = model.encode_indices(x, label)
         reconstructed = model.reconstruct(x, label)
-        title = f"Codes of validation images{self.title_end}"
+        title = f"Codes of {self.images_of}{self.title_end}"
         vectors = next(iter(model.codebooks.values()), None)
         size = _codebook_size(model)
         return plotting.code_maps(x, reconstructed, codes, size, vectors=vectors, title=title)

@@ -4,6 +4,7 @@ import csv
 import math
 from pathlib import Path
 
+import matplotlib.figure
 from PIL import Image
 
 from vae_lightning import plotting
@@ -22,6 +23,17 @@ def draw_losses(folder: Path) -> Path | None:
     Returns:
         The picture, None if fewer than two values were logged.
     """
+    figure = losses(folder)
+    if figure is None:
+        return None
+    path = folder / "figures" / "losses.png"
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(plotting.to_array(figure)).save(path, optimize=True)
+    return path
+
+
+def losses(folder: Path) -> matplotlib.figure.Figure | None:
+    """Return a figure of the losses in ``metrics.csv``, None if fewer than two were logged."""
     log = folder / "metrics.csv"
     if not log.is_file():
         return None
@@ -36,13 +48,9 @@ def draw_losses(folder: Path) -> Path | None:
             series[name] = (steps, values)
     if max((len(steps) for steps, _ in series.values()), default=0) < 2:
         return None
-    figure = plotting.curves(
+    return plotting.curves(
         series, x_label="step", y_label="loss, as trained on", title="Losses of the training"
     )
-    path = folder / "figures" / "losses.png"
-    path.parent.mkdir(exist_ok=True)
-    Image.fromarray(plotting.to_array(figure)).save(path, optimize=True)
-    return path
 
 
 def animate_samples(folder: Path) -> Path | None:

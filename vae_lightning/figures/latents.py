@@ -57,5 +57,5 @@ class LatentScatter(Figure):
             label,
             axis_labels=axis_labels,
             class_names=class_names,
-            title=f"Latents of {len(x):,} validation images{self.title_end}",
+            title=f"Latents of {len(x):,} {self.images_of}{self.title_end}",
         )

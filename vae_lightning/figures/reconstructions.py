@@ -29,5 +29,5 @@ class Reconstructions(Figure):
     ) -> matplotlib.figure.Figure:
         """See `Figure.draw`."""
         reconstructed = model.reconstruct(x, model.used_labels(label))
-        title = f"Reconstructions of validation images{self.title_end}"
+        title = f"Reconstructions of {self.images_of}{self.title_end}"
         return plotting.reconstructions(x, reconstructed, title=title)

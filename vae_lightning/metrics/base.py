@@ -32,7 +32,7 @@ class Metric(pl.Callback, ABC):
         """Return whether the metric is defined for a model and its data."""
         return model.has(*self.requires)
 
-    def start(self) -> None:
+    def start(self, module: LitVAE) -> None:
         """Reset the metric before an evaluation."""
 
     def update(self, module: LitVAE, batch: Batch) -> None:
@@ -49,9 +49,13 @@ class Metric(pl.Callback, ABC):
 
     def _start(self, trainer: pl.Trainer, module: Any) -> None:
         self.data: Any = getattr(trainer, "datamodule", None)
-        self.applies = trainer.state.fn != "fit" and self.applies_to(module.model, self.data)
+        self.applies = (
+            trainer.state.fn != "fit"
+            and isinstance(module.model, BaseVAE)
+            and self.applies_to(module.model, self.data)
+        )
         if self.applies:
-            self.start()
+            self.start(module)
 
     def _update(self, trainer: pl.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
         if self.applies:

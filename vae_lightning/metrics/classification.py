@@ -30,14 +30,14 @@ class Classification(Metric):
         check_positive(self, num_samples=num_samples)
         self.num_samples = num_samples
 
-    def start(self) -> None:
+    def start(self, module: LitVAE) -> None:
         """See `Metric.start`."""
         self.correct = Mean()
 
     def update(self, module: LitVAE, batch: Batch) -> None:
         """See `Metric.update`."""
         assert batch.y is not None
-        model, n = module.model, len(batch.x)
+        model, n = module.vae, len(batch.x)
         noise = module.evaluation_noise(batch, "classify")
         log_probs = [
             model.log_marginal(

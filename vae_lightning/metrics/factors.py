@@ -63,7 +63,7 @@ class Disentanglement(Metric):
         split = "val" if module.trainer.state.fn == "validate" else "test"
         n = min(self.images, len(data.datasets[split]))
         batch = data.datasets[split].__getitems__(range(n))
-        latents = self._embed(module.model, batch.x, batch.y)
+        latents = self._embed(module.vae, batch.x, batch.y)
         factors = data.factors[split][:n]
         # The scores are undefined for factors that are constant, as happens with few images.
         varies = (factors != factors[0]).any(0)
@@ -106,7 +106,7 @@ class Disentanglement(Metric):
         generator = randomness.generator(module.evaluation_seed, "factor_vae_score")
         fixed = torch.randint(len(self.data.factor_names), (votes,), generator=generator)
         x, y = self.data.with_fixed_factor(fixed, self.per_vote, module.evaluation_seed)
-        moved = self._embed(module.model, x, y).unflatten(0, (votes, self.per_vote))
+        moved = self._embed(module.vae, x, y).unflatten(0, (votes, self.per_vote))
         scale = latents.var(0)
         active = scale > ACTIVE
         variances = moved.var(1) / scale.clamp(min=1e-12)

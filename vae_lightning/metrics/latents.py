@@ -24,13 +24,13 @@ class Latents(Metric):
     name = "latents"
     requires = (Capability.CONTINUOUS_LATENT,)
 
-    def start(self) -> None:
+    def start(self, module: LitVAE) -> None:
         """See `Metric.start`."""
         self.kl, self.mean = Mean(), Mean()
 
     def update(self, module: LitVAE, batch: Batch) -> None:
         """See `Metric.update`."""
-        model = module.model
+        model = module.vae
         label = model.used_labels(batch.y)
         self.mean.update(model.latent_vectors(batch.x, label))
         if model.has(Capability.KL_PER_DIMENSION):

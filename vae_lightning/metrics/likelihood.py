@@ -39,17 +39,17 @@ class LogLikelihood(Metric):
         self.num_samples = num_samples
         self.rows = rows
 
-    def start(self) -> None:
+    def start(self, module: LitVAE) -> None:
         """See `Metric.start`."""
         self.mean = Mean()
 
     def update(self, module: LitVAE, batch: Batch) -> None:
         """See `Metric.update`."""
-        pixels = math.prod(module.model.image_shape)
+        pixels = math.prod(module.vae.image_shape)
         images = 256 if batch.x.device.type == "cpu" else 16_384
         rows = self.rows or max(1, images * 784 // pixels)
         noise = module.evaluation_noise(batch, "importance")
-        log_prob = module.model.log_marginal(
+        log_prob = module.vae.log_marginal(
             batch.x, module.condition(batch), noise, self.num_samples, rows
         )
         self.mean.update(-log_prob)
@@ -59,6 +59,6 @@ class LogLikelihood(Metric):
         normalized = module.is_normalized
         name = "negative_log_likelihood" if normalized else "importance_weighted_cross_entropy"
         return {
-            name: self.mean.result(module.model.bound_unit, normalized),
+            name: self.mean.result(module.vae.bound_unit, normalized),
             "importance_samples": Result(self.num_samples, "draws per image"),
         }

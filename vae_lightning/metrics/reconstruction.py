@@ -11,13 +11,13 @@ class Reconstruction(Metric):
 
     name = "reconstruction"
 
-    def start(self) -> None:
+    def start(self, module: LitVAE) -> None:
         """See `Metric.start`."""
         self.mean = Mean()
 
     def update(self, module: LitVAE, batch: Batch) -> None:
         """See `Metric.update`."""
-        reconstruction = module.model.reconstruct(batch.x, module.model.used_labels(batch.y))
+        reconstruction = module.vae.reconstruct(batch.x, module.vae.used_labels(batch.y))
         self.mean.update((reconstruction - batch.x).square().flatten(1).mean(1))
 
     def compute(self, module: LitVAE) -> dict[str, Result]:

@@ -1,9 +1,8 @@
 """The inference API that all models share: plain modules, used without Lightning."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import cast
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,18 +10,11 @@ from torch import Tensor, nn
 from vae_lightning.distributions.likelihoods import Bernoulli, Likelihood
 from vae_lightning.distributions.posteriors import Latents
 from vae_lightning.models.capabilities import Capability, MissingCapabilityError
-from vae_lightning.nets import ImageShape
+from vae_lightning.models.image_model import ImageModel, Labels
 from vae_lightning.randomness import Noise
-from vae_lightning.results import NATS
-from vae_lightning.settings import Configurable
-
-_OVERSHOOT = 1e-3
-
-Labels = Tensor | int | None
-"""Classes of images: int64 (B,), one class for all of them, or none."""
 
 
-class GenerativeModel(Configurable, nn.Module, ABC):
+class GenerativeModel(ImageModel, ABC):
     """A model of images with an encoder, a decoder and a likelihood: what can be done with it.
 
     `embed`, `decode`, `reconstruct`, `sample` and `log_prob` run in evaluation mode without
@@ -30,51 +22,21 @@ class GenerativeModel(Configurable, nn.Module, ABC):
     so they never disturb a training run.
 
     Args:
-        image_shape: (C, H, W) of the images. The command line takes it from the data.
-        num_classes: Number of classes of the data, 0 without labels. Taken from the data, too.
-        conditional: Whether encoder and decoder see the class of each image.
         likelihood: p(x|z).
-
-    Attributes:
-        initialized: Whether the model has been trained, or initialized from data.
-
-    Raises:
-        ValueError: If the model is conditional and the data have no labels.
-        TypeError: If an argument cannot be stored in a checkpoint as plain data.
+        **kwargs: See `ImageModel`. Encoder and decoder of a conditional model see the class.
     """
 
     encoder: nn.Module
     decoder: nn.Module
-    initialized: bool = False
 
-    def __init__(
-        self,
-        image_shape: ImageShape = (1, 28, 28),
-        num_classes: int = 0,
-        conditional: bool = False,
-        likelihood: Callable[[], Likelihood] = Bernoulli,
-    ) -> None:
-        super().__init__()
-        _ = self.settings  # refuses at once what a checkpoint could not hold
-        if conditional and num_classes < 1:
-            raise ValueError(
-                f"{type(self).__name__} is conditional and needs labeled images, but the data "
-                "have no classes: use data with labels, or a model that is not conditional"
-            )
-        channels, height, width = image_shape
-        self.image_shape = channels, height, width
-        self.num_classes = num_classes
-        self.conditional = conditional
-        self.cond_features = num_classes if conditional else 0
+    def __init__(self, likelihood: Callable[[], Likelihood] = Bernoulli, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.cond_features = self.num_classes if self.conditional else 0
         self.likelihood = likelihood()
+        channels, height, width = self.image_shape
         self.params_shape = self.likelihood.n_params * channels, height, width
 
     # What a model implements
-
-    @property
-    @abstractmethod
-    def capabilities(self) -> frozenset[Capability]:
-        """What this model can do."""
 
     @abstractmethod
     def encode(self, x: Tensor, condition: Tensor | None) -> dict[str, Tensor]:
@@ -88,6 +50,17 @@ class GenerativeModel(Configurable, nn.Module, ABC):
             x: Images in [0, 1], (B, C, H, W).
             label: The class of all images or of each, (B,), for conditional models.
         """
+
+    def predict(self, x: Tensor, label: Tensor | None) -> dict[str, Tensor]:
+        """Return the reconstructions and the latents of a batch, by name, each (B, ...)."""
+        label = self.used_labels(label)
+        with self.inference():
+            latents = self.encode(x, self.encode_labels(label, len(x)))
+        return {"reconstruction": self.reconstruct(x, label), **latents}
+
+    def is_normalized(self, binary: bool) -> bool:
+        """See `ImageModel.is_normalized`: a Bernoulli of gray pixels is only a cross-entropy."""
+        return binary or not self.likelihood.binary
 
     # Inference
 
@@ -221,135 +194,7 @@ class GenerativeModel(Configurable, nn.Module, ABC):
         """
         raise MissingCapabilityError(type(self).__name__, Capability.CONTINUOUS_LATENT)
 
-    # Capabilities
-
-    def has(self, *capabilities: Capability) -> bool:
-        """Return whether the model has all of these capabilities."""
-        return self.capabilities.issuperset(capabilities)
-
-    def require(self, capability: Capability) -> None:
-        """Check that the model has a capability.
-
-        Raises:
-            MissingCapabilityError: If it does not.
-        """
-        if not self.has(capability):
-            raise MissingCapabilityError(type(self).__name__, capability)
-
     @property
     def latent_size(self) -> int | None:
         """Size of the latent vector, None if the latent is not a single vector."""
         return None
-
-    @property
-    def codebooks(self) -> dict[str, Tensor]:
-        """The vectors of the codes, (K, D), by the names in `Terms.code_indices`."""
-        return {}
-
-    @property
-    def codebook_sizes(self) -> dict[str, int]:
-        """Numbers of codes of the codebooks."""
-        return {name: len(vectors) for name, vectors in self.codebooks.items()}
-
-    @property
-    def bound_unit(self) -> str:
-        """Unit of bounds of log p(x), or of log p(x|y)."""
-        return f"{NATS} given its class" if self.conditional else NATS
-
-    # Inputs
-
-    def check_images(self, x: Tensor, values: bool = True) -> None:
-        """Check that ``x`` can be encoded.
-
-        Args:
-            x: Images.
-            values: Check the range of the pixels, for which a GPU has to be waited for.
-
-        Raises:
-            ValueError: If it is not a float tensor (B, C, H, W) of the model's image shape, or has
-                values outside [0, 1].
-        """
-        _check_images(x, self.image_shape, type(self).__name__, values)
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the parameters."""
-        return next(self.parameters()).device
-
-    def to_device_dtype(self, x: Tensor) -> Tensor:
-        """Move ``x`` to the device and the floating-point type of the model."""
-        parameter = next(self.parameters())
-        return x.to(parameter.device, parameter.dtype)
-
-    def encode_labels(self, label: Labels, n: int, validate: bool = True) -> Tensor | None:
-        """Return one-hot classes, (n, num_classes), for a conditional model, None for another.
-
-        Args:
-            label: The class of all images or of each, (n,).
-            n: Number of images.
-            validate: Check the values, for which a GPU has to be waited for.
-
-        Raises:
-            ValueError: If a label is missing, unwanted, out of range, or their number is not n.
-        """
-        name = type(self).__name__
-        if not self.conditional:
-            if label is not None:
-                raise ValueError(f"this {name} is not conditional: it takes no label")
-            return None
-        if label is None:
-            raise ValueError(
-                f"this {name} is conditional: give a label in 0..{self.num_classes - 1}"
-            )
-        return self.to_device_dtype(_one_hot(label, n, self.num_classes, self.device, validate))
-
-    def used_labels(self, label: Tensor | None) -> Tensor | None:
-        """Return the labels if the model is conditional, else None, for data that have labels."""
-        return label if self.conditional else None
-
-    def cycle_labels(self, n: int) -> Tensor | None:
-        """Return labels 0, 1, 2, ..., 0, 1, ... for ``n`` samples of a conditional model."""
-        return torch.arange(n) % self.num_classes if self.conditional else None
-
-    @contextmanager
-    def inference(self) -> Iterator[None]:
-        """Switch to evaluation mode without gradients; restore the mode of every submodule."""
-        modes = [(module, module.training) for module in self.modules()]
-        self.eval()
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            for module, training in modes:
-                module.training = training
-
-
-def _check_images(x: Tensor, image_shape: ImageShape, name: str, values: bool) -> None:
-    """See `GenerativeModel.check_images`."""
-    shape = ", ".join(map(str, image_shape))
-    takes = f"this {name} takes float images (B, {shape}) with values in [0, 1]"
-    if x.shape[1:] != torch.Size(image_shape) or not x.is_floating_point():
-        raise ValueError(f"{takes}, got {str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}")
-    if values and x.numel():
-        low, high = (bound.item() for bound in x.detach().aminmax())
-        # Written so that NaN is refused too; interpolation may overshoot a little.
-        if not (low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT):
-            hint = "divide them by 255" if 1 < high <= 255 and low >= 0 else "scale them"
-            raise ValueError(f"{takes}, got values from {low:.4g} to {high:.4g}: {hint}")
-
-
-def _one_hot(
-    label: Tensor | int, n: int, num_classes: int, device: torch.device, validate: bool
-) -> Tensor:
-    """Return one-hot classes, (n, num_classes)."""
-    if not isinstance(label, Tensor | int):
-        raise ValueError(f"a label must be an integer or a tensor of them, got {label!r}")
-    label = torch.as_tensor(label, device=device)
-    if label.ndim == 0:
-        label = label.expand(n)
-    if label.shape != (n,):
-        raise ValueError(f"{n} images need {n} labels or one, got shape {tuple(label.shape)}")
-    if validate and (label.is_floating_point() or label.lt(0).any() or label.ge(num_classes).any()):
-        wrong = label.unique().tolist()[:5]
-        raise ValueError(f"labels must be integers in 0..{num_classes - 1}, got {wrong}")
-    return nn.functional.one_hot(label.long(), num_classes)

@@ -20,7 +20,7 @@ from vae_lightning.distributions.posteriors import (
 from vae_lightning.distributions.priors import Prior, StandardNormal, TrainingImages
 from vae_lightning.models.base import BaseVAE
 from vae_lightning.models.capabilities import Capability
-from vae_lightning.models.inference import Labels
+from vae_lightning.models.image_model import Labels
 from vae_lightning.nets import ConvDecoder, ConvEncoder, Decoder, Encoder, ImageShape
 from vae_lightning.randomness import Noise
 

@@ -16,12 +16,14 @@ from vae_lightning.distributions.priors import Prior
 from vae_lightning.errors import UserError
 from vae_lightning.files import expand
 from vae_lightning.models.base import BaseVAE
+from vae_lightning.models.classifier import Classifier
+from vae_lightning.models.image_model import ImageModel
 from vae_lightning.nets import Decoder, Encoder
 from vae_lightning.nets.quantizers import VectorQuantizer
 from vae_lightning.schedules import Schedule, Scheduled
 
 PARTS: tuple[type, ...] = (
-    BaseVAE,
+    ImageModel,
     Encoder,
     Decoder,
     Likelihood,
@@ -34,7 +36,7 @@ PARTS: tuple[type, ...] = (
 
 
 def load(path: str | Path, map_location: str | torch.device = "cpu") -> BaseVAE:
-    """Load a trained model of the class that the checkpoint names.
+    """Load a trained autoencoder of the class that the checkpoint names.
 
     Args:
         path: A checkpoint written by ``vae fit`` or ``Trainer.fit``.
@@ -44,9 +46,39 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> BaseVAE:
         The model in evaluation mode.
 
     Raises:
+        UserError: If the file is missing, damaged, or not a checkpoint of an autoencoder known
+            here. Import a model class of your own, and other classes of your own that the model
+            uses, before.
+    """
+    model = load_model(path, map_location)
+    if not isinstance(model, BaseVAE):
+        raise UserError(
+            f"{path} is of a {type(model).__name__}, which neither encodes nor makes images: give "
+            "a checkpoint of a VAE or another autoencoder"
+        )
+    return model
+
+
+def load_classifier(path: str | Path, map_location: str | torch.device = "cpu") -> Classifier:
+    """Load a trained classifier; see `load`.
+
+    Raises:
+        UserError: If the file is missing, damaged, or not a checkpoint of a classifier.
+    """
+    model = load_model(path, map_location)
+    if not isinstance(model, Classifier):
+        raise UserError(
+            f"{path} is of a {type(model).__name__}: give a checkpoint of a Classifier, as "
+            "vae fit --config classifier trains it on the same data"
+        )
+    return model
+
+
+def load_model(path: str | Path, map_location: str | torch.device = "cpu") -> ImageModel:
+    """Load a trained model of any kind; see `load`.
+
+    Raises:
         UserError: If the file is missing, damaged, or not a checkpoint of a model known here.
-            Import a model class of your own, and other classes of your own that the model uses,
-            before.
     """
     path = expand(path)
     held = checkpoint.read(path)
@@ -66,7 +98,7 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> BaseVAE:
     return model.to(map_location).eval()
 
 
-def build(description: Mapping[str, Any], path: str | Path = "the settings") -> BaseVAE:
+def build(description: Mapping[str, Any], path: str | Path = "the settings") -> ImageModel:
     """Build an untrained model from what `Configurable.describe` returned, importing nothing.
 
     Args:
@@ -76,9 +108,9 @@ def build(description: Mapping[str, Any], path: str | Path = "the settings") -> 
     Raises:
         UserError: If a class is not known, or the model cannot be built.
     """
-    cls = imported_class(path, description["class_path"], (BaseVAE,))
+    cls = imported_class(path, description["class_path"], (ImageModel,))
     try:
-        model: BaseVAE = cls(**instantiate(path, dict(description["init_args"])))
+        model: ImageModel = cls(**instantiate(path, dict(description["init_args"])))
     except UserError:
         raise
     except (TypeError, ValueError) as error:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from vae_lightning.distributions.posteriors import Latents
 from vae_lightning.models.base import BaseVAE, Terms
 from vae_lightning.models.capabilities import Capability, MissingCapabilityError
-from vae_lightning.models.inference import Labels
+from vae_lightning.models.image_model import Labels
 from vae_lightning.nets import Decoder, Encoder, ImageShape, ResidualDecoder, ResidualEncoder
 from vae_lightning.nets.quantizers import Quantized, VectorQuantizer
 from vae_lightning.randomness import Noise

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from vae_lightning.batch import Batch
 from vae_lightning.distributed import share_buffers
-from vae_lightning.models.base import BaseVAE, Terms
+from vae_lightning.models.base import BaseVAE
+from vae_lightning.models.image_model import ImageModel, ObjectiveTerms
 from vae_lightning.randomness import Noise
 from vae_lightning.results import Mean, Result
 from vae_lightning.training.code_usage import CodeUsage
@@ -26,7 +27,7 @@ class EvaluationModule(pl.LightningModule):
         results: What the last validation or test reported, by ``stage/name``.
     """
 
-    def __init__(self, model: BaseVAE) -> None:
+    def __init__(self, model: ImageModel) -> None:
         super().__init__()
         self.model = model
         self.evaluation_seed = 0
@@ -35,9 +36,17 @@ class EvaluationModule(pl.LightningModule):
         self._units: dict[str, str] = {}
         self._evaluation_codes = CodeUsage()
 
+    @property
+    def vae(self) -> BaseVAE:
+        """The model, for what only an autoencoder can do."""
+        assert isinstance(self.model, BaseVAE)
+        return self.model
+
     # Batches and noise
 
-    def evaluate_terms(self, batch: Any, stage: str, step: int, seed: int) -> tuple[Terms, Tensor]:
+    def evaluate_terms(
+        self, batch: Any, stage: str, step: int, seed: int
+    ) -> tuple[ObjectiveTerms, Tensor]:
         """Compute the terms of a batch and the objective, (B,).
 
         Args:
@@ -181,14 +190,11 @@ class EvaluationModule(pl.LightningModule):
 
     @property
     def is_normalized(self) -> bool:
-        """Whether the likelihood is one: a Bernoulli of gray pixels is only a cross-entropy."""
+        """Whether bounds are bounds of a log-likelihood, see `ImageModel.is_normalized`."""
         data = getattr(self.trainer, "datamodule", None) if self.is_attached else None
-        return not self.model.likelihood.binary or getattr(data, "is_binary", False)
+        return self.model.is_normalized(binary=getattr(data, "is_binary", False))
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        """Return reconstructions and latents of a batch, by name, each (B, ...)."""
+        """Return what the model says about a batch, by name, each (B, ...)."""
         batch = Batch.of(batch)
-        return {
-            "reconstruction": self.model.reconstruct(batch.x, self.model.used_labels(batch.y)),
-            **self.model.encode(batch.x, self.condition(batch)),
-        }
+        return self.model.predict(batch.x, batch.y)

@@ -18,7 +18,7 @@ from vae_lightning import randomness
 from vae_lightning.checkpoint import RECORD_KEY, TrainingRecord
 from vae_lightning.distributed import from_first, gather, mean
 from vae_lightning.errors import NonFinite, UserError
-from vae_lightning.models.base import BaseVAE
+from vae_lightning.models.image_model import ImageModel
 from vae_lightning.randomness import Noise
 from vae_lightning.schedules import Scheduled
 from vae_lightning.settings import Configurable
@@ -65,7 +65,7 @@ class LitVAE(EvaluationModule):
 
     def __init__(
         self,
-        model: BaseVAE,
+        model: ImageModel,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
         critic_optimizer: OptimizerCallable | None = None,
@@ -81,7 +81,7 @@ class LitVAE(EvaluationModule):
                 f"critic_optimizer has no effect on a {type(model).__name__}, which has no critic: "
                 "leave it out"
             )
-        if model.critic is not None and type(model).critic_objective is BaseVAE.critic_objective:
+        if model.critic is not None and type(model).critic_objective is ImageModel.critic_objective:
             raise ValueError(
                 f"{type(model).__name__} has a critic but no loss for it: define critic_objective"
             )

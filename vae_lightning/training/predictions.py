@@ -105,22 +105,27 @@ class PredictionWriter(pl.Callback):
         trainer.strategy.barrier()
         if trainer.is_global_zero:
             self._drop_missing_rows()
-            arrays = {
-                name: np.load(self.partial / f"{name}.npy", "r", allow_pickle=False)
-                for name in ("original", "reconstruction")
-            }
-            n = len(arrays["original"])
-            shown = randomness.choose(n, min(n, self.images), 0, "pictures").sort().values.numpy()
-            figure = plotting.reconstructions(
-                torch.tensor(arrays["original"][shown]),
-                torch.tensor(arrays["reconstruction"][shown]),
-                title="Originals and reconstructions",
-            )
-            Image.fromarray(plotting.to_array(figure)).save(self.partial / "reconstructions.png")
+            if (self.partial / "reconstruction.npy").is_file():
+                self._draw()
             atomic_write_text(self.partial / "source.json", self.source)
             shutil.rmtree(self.folder, ignore_errors=True)
             self.partial.rename(self.folder)
         trainer.strategy.barrier()
+
+    def _draw(self) -> None:
+        """Draw some images above their reconstructions."""
+        arrays = {
+            name: np.load(self.partial / f"{name}.npy", "r", allow_pickle=False)
+            for name in ("original", "reconstruction")
+        }
+        n = len(arrays["original"])
+        shown = randomness.choose(n, min(n, self.images), 0, "pictures").sort().values.numpy()
+        figure = plotting.reconstructions(
+            torch.tensor(arrays["original"][shown]),
+            torch.tensor(arrays["reconstruction"][shown]),
+            title="Originals and reconstructions",
+        )
+        Image.fromarray(plotting.to_array(figure)).save(self.partial / "reconstructions.png")
 
     def _open(self, trainer: pl.Trainer, rows: dict[str, Tensor], n: int) -> None:
         """Open the files in all processes, after the first process has created them."""

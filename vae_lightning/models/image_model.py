@@ -1,0 +1,297 @@
+"""The base of every model that can be trained: its images, its objective, what it can do.
+
+A model is a plain ``nn.Module``: mathematics and inference. `vae_lightning.training` trains it.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from vae_lightning.distributions.priors import TrainingImages
+from vae_lightning.models.capabilities import Capability, MissingCapabilityError
+from vae_lightning.nets import Decoder, Encoder, ImageShape
+from vae_lightning.randomness import Noise
+from vae_lightning.results import NATS
+from vae_lightning.schedules import Scheduled
+from vae_lightning.settings import Configurable
+
+_OVERSHOOT = 1e-3
+
+Labels = Tensor | int | None
+"""Classes of images: int64 (B,), one class for all of them, or none."""
+
+
+@dataclass(frozen=True)
+class ObjectiveTerms:
+    """The terms of an objective: per image (B,), or of the whole batch ()."""
+
+    batch_dependent: ClassVar[frozenset[str]] = frozenset()
+    """Names of terms whose values depend on the other images of the batch."""
+
+    def as_dict(self) -> dict[str, Tensor]:
+        """Return every term by the name under which it is logged."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def code_indices(self) -> dict[str, Tensor]:
+        """Return the indices chosen from each codebook, int64, by the name of the codebook."""
+        return {}
+
+    @classmethod
+    def unit(cls, name: str) -> str:
+        """Return the unit of a term."""
+        return NATS
+
+
+class ImageModel(Configurable, nn.Module, Scheduled, ABC):
+    """A model of images that `vae_lightning.training.module.LitVAE` can train.
+
+    Args:
+        image_shape: (C, H, W) of the images. The command line takes it from the data.
+        num_classes: Number of classes of the data, 0 without labels. Taken from the data, too.
+        conditional: Whether the model sees the class of each image.
+
+    Attributes:
+        initialized: Whether the model has been trained, or initialized from data.
+        critic: Network with an optimizer of its own, such as a discriminator, or None.
+
+    Raises:
+        ValueError: If the model is conditional and the data have no labels.
+        TypeError: If an argument cannot be stored in a checkpoint as plain data.
+    """
+
+    initialized: bool = False
+    critic: nn.Module | None
+
+    def __init__(
+        self,
+        image_shape: ImageShape = (1, 28, 28),
+        num_classes: int = 0,
+        conditional: bool = False,
+    ) -> None:
+        super().__init__()
+        _ = self.settings  # refuses at once what a checkpoint could not hold
+        if conditional and num_classes < 1:
+            raise ValueError(
+                f"{type(self).__name__} is conditional and needs labeled images, but the data "
+                "have no classes: use data with labels, or a model that is not conditional"
+            )
+        channels, height, width = image_shape
+        self.image_shape = channels, height, width
+        self.num_classes = num_classes
+        self.conditional = conditional
+        self.register_module("critic", None)
+        self.register_load_state_dict_post_hook(_mark_initialized)
+
+    # What a model implements
+
+    @abstractmethod
+    def terms(self, x: Tensor, condition: Tensor | None, noise: Noise) -> ObjectiveTerms:
+        """Compute the terms of the objective for a batch.
+
+        Args:
+            x: Images in [0, 1], (B, C, H, W).
+            condition: One-hot classes, (B, num_classes), of a conditional model.
+            noise: Source of every random number.
+        """
+
+    @abstractmethod
+    def objective(self, terms: Any) -> Tensor:
+        """Return what is minimized, in nats per image.
+
+        Args:
+            terms: What `terms` returned.
+
+        Returns:
+            (B,). A term of the whole batch, (), is simply added: the mean over the batch leaves it
+            as it is.
+        """
+
+    def critic_objective(self, terms: Any) -> Tensor:
+        """Return what the critic minimizes, (B,) or (); only for models with a critic.
+
+        Args:
+            terms: What `terms` returned. The critic's loss must see detached inputs; the model's
+                loss calls `frozen_critic`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define critic_objective")
+
+    @property
+    @abstractmethod
+    def capabilities(self) -> frozenset[Capability]:
+        """What this model can do."""
+
+    @abstractmethod
+    def predict(self, x: Tensor, label: Tensor | None) -> dict[str, Tensor]:
+        """Return what ``vae predict`` writes about a batch, by name, each (B, ...).
+
+        Args:
+            x: Images in [0, 1], (B, C, H, W).
+            label: Their classes, (B,), None without labels.
+        """
+
+    # What training uses
+
+    def init_from_data(self, images: TrainingImages) -> None:
+        """Initialize what depends on the training images; called before the first update."""
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """The networks that ``torch.compile`` may compile."""
+        return [net for net in self.children() if isinstance(net, Encoder | Decoder)]
+
+    def unsharded_parameters(self) -> list[nn.Parameter]:
+        """Parameters that FSDP must not shard: scalars, which it refuses to cut."""
+        return [parameter for parameter in self.parameters() if parameter.ndim == 0]
+
+    def is_normalized(self, binary: bool) -> bool:
+        """Return whether bounds of log p(x) are bounds of a density or a probability.
+
+        Args:
+            binary: Whether the pixels of the data are 0 or 1.
+        """
+        return True
+
+    @property
+    def bound_unit(self) -> str:
+        """Unit of bounds of log p(x), or of log p(x|y)."""
+        return f"{NATS} given its class" if self.conditional else NATS
+
+    @property
+    def codebooks(self) -> dict[str, Tensor]:
+        """The vectors of the codes, (K, D), by the names in `Terms.code_indices`."""
+        return {}
+
+    @property
+    def codebook_sizes(self) -> dict[str, int]:
+        """Numbers of codes of the codebooks."""
+        return {name: len(vectors) for name, vectors in self.codebooks.items()}
+
+    def frozen_critic(self, *args: Tensor) -> Any:
+        """Call the critic with detached parameters: gradients reach the arguments only."""
+        assert self.critic is not None
+        named = {**dict(self.critic.named_parameters()), **dict(self.critic.named_buffers())}
+        frozen = {name: value.detach() for name, value in named.items()}
+        return torch.func.functional_call(self.critic, frozen, args)
+
+    # Capabilities
+
+    def has(self, *capabilities: Capability) -> bool:
+        """Return whether the model has all of these capabilities."""
+        return self.capabilities.issuperset(capabilities)
+
+    def require(self, capability: Capability) -> None:
+        """Check that the model has a capability.
+
+        Raises:
+            MissingCapabilityError: If it does not.
+        """
+        if not self.has(capability):
+            raise MissingCapabilityError(type(self).__name__, capability)
+
+    # Inputs
+
+    def check_images(self, x: Tensor, values: bool = True) -> None:
+        """Check that ``x`` can be encoded.
+
+        Args:
+            x: Images.
+            values: Check the range of the pixels, for which a GPU has to be waited for.
+
+        Raises:
+            ValueError: If it is not a float tensor (B, C, H, W) of the model's image shape, or has
+                values outside [0, 1].
+        """
+        _check_images(x, self.image_shape, type(self).__name__, values)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the parameters."""
+        return next(self.parameters()).device
+
+    def to_device_dtype(self, x: Tensor) -> Tensor:
+        """Move ``x`` to the device and the floating-point type of the model."""
+        parameter = next(self.parameters())
+        return x.to(parameter.device, parameter.dtype)
+
+    def encode_labels(self, label: Labels, n: int, validate: bool = True) -> Tensor | None:
+        """Return one-hot classes, (n, num_classes), for a conditional model, None for another.
+
+        Args:
+            label: The class of all images or of each, (n,).
+            n: Number of images.
+            validate: Check the values, for which a GPU has to be waited for.
+
+        Raises:
+            ValueError: If a label is missing, unwanted, out of range, or their number is not n.
+        """
+        name = type(self).__name__
+        if not self.conditional:
+            if label is not None:
+                raise ValueError(f"this {name} is not conditional: it takes no label")
+            return None
+        if label is None:
+            raise ValueError(
+                f"this {name} is conditional: give a label in 0..{self.num_classes - 1}"
+            )
+        return self.to_device_dtype(_one_hot(label, n, self.num_classes, self.device, validate))
+
+    def used_labels(self, label: Tensor | None) -> Tensor | None:
+        """Return the labels if the model is conditional, else None, for data that have labels."""
+        return label if self.conditional else None
+
+    def cycle_labels(self, n: int) -> Tensor | None:
+        """Return labels 0, 1, 2, ..., 0, 1, ... for ``n`` samples of a conditional model."""
+        return torch.arange(n) % self.num_classes if self.conditional else None
+
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """Switch to evaluation mode without gradients; restore the mode of every submodule."""
+        modes = [(module, module.training) for module in self.modules()]
+        self.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            for module, training in modes:
+                module.training = training
+
+
+def _mark_initialized(module: Any, incompatible_keys: Any) -> None:
+    """Note that weights were loaded, which `BaseVAE.init_from_data` must not replace."""
+    module.initialized = True
+
+
+def _check_images(x: Tensor, image_shape: ImageShape, name: str, values: bool) -> None:
+    """See `ImageModel.check_images`."""
+    shape = ", ".join(map(str, image_shape))
+    takes = f"this {name} takes float images (B, {shape}) with values in [0, 1]"
+    if x.shape[1:] != torch.Size(image_shape) or not x.is_floating_point():
+        raise ValueError(f"{takes}, got {str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}")
+    if values and x.numel():
+        low, high = (bound.item() for bound in x.detach().aminmax())
+        # Written so that NaN is refused too; interpolation may overshoot a little.
+        if not (low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT):
+            hint = "divide them by 255" if 1 < high <= 255 and low >= 0 else "scale them"
+            raise ValueError(f"{takes}, got values from {low:.4g} to {high:.4g}: {hint}")
+
+
+def _one_hot(
+    label: Tensor | int, n: int, num_classes: int, device: torch.device, validate: bool
+) -> Tensor:
+    """Return one-hot classes, (n, num_classes)."""
+    if not isinstance(label, Tensor | int):
+        raise ValueError(f"a label must be an integer or a tensor of them, got {label!r}")
+    label = torch.as_tensor(label, device=device)
+    if label.ndim == 0:
+        label = label.expand(n)
+    if label.shape != (n,):
+        raise ValueError(f"{n} images need {n} labels or one, got shape {tuple(label.shape)}")
+    if validate and (label.is_floating_point() or label.lt(0).any() or label.ge(num_classes).any()):
+        wrong = label.unique().tolist()[:5]
+        raise ValueError(f"labels must be integers in 0..{num_classes - 1}, got {wrong}")
+    return nn.functional.one_hot(label.long(), num_classes)
