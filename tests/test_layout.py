@@ -18,10 +18,10 @@ LEVELS = [
     {"distributions", "nets", "plotting"},
     {"images", "models"},
     {"explore"},
+    {"figures"},
     {"training"},
     {"data"},
     {"metrics"},
-    {"figures"},
     {"cli"},
 ]
 

@@ -9,6 +9,7 @@ import torch
 from vae_lightning import CVAE, VAE, VQVAE
 from vae_lightning.distributions.mixture_prior import MixtureOfGaussians
 from vae_lightning.figures import FIGURES, Figure
+from vae_lightning.training.figures import FigureCallback
 from vae_lightning.training.module import LitVAE
 
 
@@ -32,7 +33,7 @@ def fit(tmp_path, model, data, figures, **kwargs):
 
 
 def all_figures():
-    return [cls(every_n_epochs=1) for cls in FIGURES.values()]
+    return [FigureCallback(cls(every_n_epochs=1)) for cls in FIGURES.values()]
 
 
 def drawn(tmp_path):
@@ -92,7 +93,7 @@ def epochs(tmp_path):
 
 def test_drawn_every_n_epochs_and_after_the_last(blobs, tmp_path):
     model = VAE(image_shape=(1, 8, 8))
-    fit(tmp_path, model, blobs(), [Recorder(every_n_epochs=2)], max_epochs=5)
+    fit(tmp_path, model, blobs(), [FigureCallback(Recorder(every_n_epochs=2))], max_epochs=5)
     assert epochs(tmp_path) == ["epoch=001", "epoch=003", "epoch=004"]
 
 
@@ -102,14 +103,14 @@ class StopAfterThree(pl.Callback):
 
 
 def test_drawn_at_an_early_end(blobs, tmp_path):
-    figures = [Recorder(every_n_epochs=100), StopAfterThree()]
+    figures = [FigureCallback(Recorder(every_n_epochs=100)), StopAfterThree()]
     fit(tmp_path, VAE(image_shape=(1, 8, 8)), blobs(), figures, max_epochs=50)
     assert epochs(tmp_path) == ["epoch=002"]
 
 
 def test_sees_validation_images_in_a_fixed_random_order(blobs, tmp_path):
     figure, data = Recorder(every_n_epochs=1), blobs()
-    fit(tmp_path, VAE(image_shape=(1, 8, 8)), data, [figure], max_epochs=1)
+    fit(tmp_path, VAE(image_shape=(1, 8, 8)), data, [FigureCallback(figure)], max_epochs=1)
     x, label, class_names = figure.seen
     images = data.datasets["val"].images
     chosen = torch.cat([batch.indices for batch in data.val_dataloader()])[:20]

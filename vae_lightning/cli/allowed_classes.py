@@ -26,6 +26,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from vae_lightning.data import ImageData
 from vae_lightning.errors import UserError
+from vae_lightning.figures import Figure
 from vae_lightning.models.loading import PARTS, find_imported, imported_class
 from vae_lightning.training import compat
 
@@ -42,6 +43,7 @@ RECORD_BASES: tuple[type, ...] = (
 
 OPTION_BASES: tuple[type, ...] = (
     *RECORD_BASES,
+    Figure,
     Logger,
     pl.Callback,
     Strategy,

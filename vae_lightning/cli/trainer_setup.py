@@ -17,6 +17,7 @@ from vae_lightning.cli.callbacks import EpochLines, ProgressBar
 from vae_lightning.cli.run_folders import RunFolder
 from vae_lightning.errors import UserError
 from vae_lightning.training.checkpoint_io import AtomicCheckpointIO
+from vae_lightning.training.figures import FigureCallback
 
 
 def plugins(given: Any, strategy: Any) -> list[Any]:
@@ -82,7 +83,9 @@ def training_callbacks(config: Namespace) -> list[pl.Callback]:
     Args:
         config: The options, with the callbacks built.
     """
-    callbacks: list[pl.Callback] = [figure for figure in vars(config.figures).values() if figure]
+    callbacks: list[pl.Callback] = [
+        FigureCallback(figure) for figure in vars(config.figures).values() if figure
+    ]
     if config.trainer.enable_checkpointing is not False:
         callbacks.append(config.checkpoint)
         if config.checkpoint.save_last:
