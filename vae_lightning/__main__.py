@@ -17,6 +17,8 @@ EXPLORE = {
     "interpolate": "go from one image or class to another through the latent space",
     "encode": "write the latents of images, with their file names",
     "score": "say how surprising images are, for finding anomalies",
+    "figure": "draw a figure of a finished model again, with other options",
+    "density": "fit a density to the latents of a model, for `vae sample --density`",
     "compare": "compare models on the same images with the same noise, in pairs",
 }
 """Commands that use a trained model without Lightning."""

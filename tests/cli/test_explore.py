@@ -87,6 +87,9 @@ def rows(path):
 
 # Every command with every model
 
+FIRST = {"density": ["fit"], "figure": ["reconstructions"]}
+"""Arguments that a command needs beside the checkpoint."""
+
 WITHOUT = {
     ("sample", "vq"): "a VQVAE has no prior to draw samples from",
     ("traverse", "hierarchical"): "has no continuous latent vector",
@@ -97,7 +100,7 @@ WITHOUT = {
 }
 
 
-@pytest.mark.parametrize("command", sorted(EXPLORE.keys() - {"compare"}))
+@pytest.mark.parametrize("command", sorted(EXPLORE.keys() - {"compare", *FIRST}))
 @pytest.mark.parametrize("name", MODELS)
 def test_every_command_with_every_model(command, name, trained, folder, capsys):
     args = [command, *ckpt(trained, name), "--out=results"]
@@ -123,7 +126,8 @@ def test_help_is_short_and_has_an_example(command, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert 20 <= len(lines) <= 50
     checkpoints = "runs/vae" if command == "compare" else "--ckpt_path"
-    assert f"vae {command} {checkpoints}" in "\n".join(lines)
+    words = " ".join([command, *FIRST.get(command, [])])
+    assert f"vae {words} {checkpoints}" in "\n".join(lines)
     assert max(map(len, lines)) <= 110
 
 
@@ -136,6 +140,7 @@ def test_no_lightning_is_imported(trained, folder):
         ["interpolate", photo, photo, *ckpt(trained, "photos")],
         ["encode", photo, photo, *ckpt(trained, "photos")],
         ["score", photo, "--reference=0", *ckpt(trained, "photos")],
+        ["figure", "samples", *ckpt(trained, "vae")],
     ]
     code = (
         "import json, sys; from vae_lightning.__main__ import main\n"
@@ -461,4 +466,104 @@ def test_wrong_input(command, name, options, code, part, trained, folder, capsys
 @pytest.mark.parametrize("command", sorted(EXPLORE.keys() - {"compare"}))
 def test_a_checkpoint_is_needed(command, args, code, part, trained, folder, capsys):
     (folder / "text.ckpt").write_text("no checkpoint")
-    assert part in failure([command, *args], capsys, code)
+    assert part in failure([command, *FIRST.get(command, []), *args], capsys, code)
+
+
+# Densities, Fréchet distance, figures
+
+
+@pytest.fixture(scope="module")
+def classifier(trained):
+    """Checkpoint of a classifier of the digits."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(trained)
+        data = [option for option in SMALL if not option.startswith("--figures")]
+        main(["fit", "--model=Classifier", "--model.features=8", *data, "--name=classifier"])
+    return str(trained / "runs/classifier/version_0/checkpoints/best.ckpt")
+
+
+@pytest.mark.parametrize("name", ["wae", "cvae"])
+def test_a_density_is_fitted_beside_the_checkpoint_and_sampled(trained, folder, name, capsys):
+    given = ckpt(trained, name)
+    main(["density", "fit", *given, "--components=3"])
+    out = capsys.readouterr().out
+    assert "Fitted a gmm to the latents of 72 training images" in out
+    assert "24 validation latents under gmm" in out
+    kept = trained / f"runs/{name}/version_0/checkpoints/best.gmm.pt"
+    assert kept.is_file()
+    main(["sample", *given, "--n=20", "--density=gmm", "--out=with.npz"])
+    main(["sample", *given, "--n=20", f"--density={kept}", "--out=file.npz"])
+    main(["sample", *given, "--n=20", "--out=without.npz"])
+    arrays = [np.load(f"{name}.npz")["x"] for name in ("with", "file", "without")]
+    assert (arrays[0] == arrays[1]).all()
+    assert np.abs(arrays[0] - arrays[2]).max() > 1e-3
+    assert "best.gmm.pt is already there" in failure(["density", "fit", *given], capsys)
+    main(["density", "fit", *given, "--components=2", "--overwrite"])
+    kept.unlink()
+
+
+def test_wrong_densities_and_classifiers(trained, folder, classifier, capsys):
+    vae, vq = ckpt(trained, "vae"), ckpt(trained, "vq")
+    assert "VQVAE has no continuous latent vector" in failure(["density", "fit", *vq], capsys)
+    assert "has no effect" in failure(
+        ["density", "fit", *vae, "--kind=flow", "--components=2"], capsys
+    )
+    assert "writes .pt" in failure(["density", "fit", *vae, "--out=a.png"], capsys)
+    assert "invalid choice: 'draw'" in failure(["density", "draw", *vae], capsys, 2)
+    assert "use fewer components" in failure(["density", "fit", *vae, "--components=97"], capsys)
+    assert "fit one with vae density fit" in failure(["sample", *vae, "--density=flow"], capsys)
+    assert "is of a VAE: give a checkpoint of" in failure(
+        ["sample", *vae, "--classifier", vae[1]], capsys
+    )
+    assert "is of a Classifier, which neither" in failure(
+        ["sample", "--ckpt_path", classifier], capsys
+    )
+    photos = ckpt(trained, "photos")
+    assert "train one on the same data" in failure(
+        ["sample", *photos, "--classifier", classifier], capsys
+    )
+
+
+def test_the_distance_of_samples_is_printed_and_tested(trained, folder, classifier, capsys):
+    given = ckpt(trained, "vae")
+    main(["sample", *given, "--n=20", "--classifier", classifier])
+    out = capsys.readouterr().out
+    assert "Fréchet distance of 20 samples from 20 test images: " in out
+    assert "Fréchet distance of 20 training images from them: " in out
+    main(["test", *given, f"--metrics.frechet.classifier={classifier}"])
+    report = json.loads((trained / "runs/vae/version_0/test/metrics.json").read_text())
+    assert "30 samples against 30 images, 8 features" in report["units"]["frechet_distance"]
+    distance = report["metrics"]["frechet_distance"]
+    assert distance > report["metrics"]["frechet_distance_floor"] > 0
+    main(["test", *given, f"--metrics.frechet.classifier={classifier}", "--data.batch_size=7"])
+    again = json.loads((trained / "runs/vae/version_0/test/metrics.json").read_text())
+    assert again["metrics"]["frechet_distance"] == pytest.approx(distance, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "figure", "options"),
+    [
+        ("vae", "traversals", ["--options", "rows=2", "steps=3", "limit=1.5"]),
+        ("vae", "samples", ["--options", "n=9"]),
+        ("photos", "reconstructions", ["--split=test"]),
+        ("vq", "code_maps", []),
+        ("cvae", "classes", []),
+    ],
+)
+def test_figures_of_finished_models(trained, folder, name, figure, options):
+    main(["figure", figure, *ckpt(trained, name), "--out=a.png", *options])
+    with Image.open("a.png") as image:
+        assert np.asarray(image.convert("L")).std() > 5
+
+
+def test_wrong_figures(trained, folder, capsys):
+    vae = ckpt(trained, "vae")
+    assert "a VAE has no codebook" in failure(["figure", "code_maps", *vae], capsys)
+    assert "not defined for this VAE" in failure(["figure", "manifold", *vae], capsys)
+    assert "invalid choice: 'nothing'" in failure(["figure", "nothing", *vae], capsys, 2)
+    assert "has the options n, seed" in failure(
+        ["figure", "samples", *vae, "--options", "m=3"], capsys
+    )
+    assert "n takes an integer" in failure(["figure", "samples", *vae, "--options", "n=x"], capsys)
+    assert "must be at least 1" in failure(["figure", "samples", *vae, "--options", "n=0"], capsys)
+    assert "fewer than two losses" in failure(["figure", "losses", *vae], capsys)

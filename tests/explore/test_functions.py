@@ -61,7 +61,7 @@ def test_a_temperature_scales_the_latents(vae):
 
 @pytest.mark.parametrize("prior", [VampPrior, MixtureOfGaussians])
 def test_other_priors_have_no_temperature(prior):
-    with pytest.raises(ValueError, match="temperature is defined for a N"):
+    with pytest.raises(ValueError, match="temperature is defined for samples from a N"):
         explore.sample(VAE(latent_dim=2, prior=prior, **MLP), 2, temperature=0.5)
 
 

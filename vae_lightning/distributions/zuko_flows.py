@@ -16,7 +16,7 @@ from vae_lightning.distributions.transformed import TransformedGaussian
 from vae_lightning.functional import standard_normal_log_prob
 
 
-def _zuko_flows() -> Any:
+def zuko_flows() -> Any:
     """Import ``zuko.flows``, which switches off the checks of torch's distributions globally."""
     checks = _arguments_are_checked()
     import zuko.flows
@@ -73,7 +73,7 @@ class IAFPosterior(Posterior):
         super().__init__(latent_dim)
         _check(self, latent_dim, transforms=transforms, context_features=context_features)
         self.context_features = context_features
-        flow = _zuko_flows().MAF(
+        flow = zuko_flows().MAF(
             latent_dim,
             context_features,
             transforms=transforms,
@@ -131,7 +131,7 @@ class RealNVPPrior(Prior):
     ) -> None:
         super().__init__(latent_dim, cond_features)
         _check(self, latent_dim, transforms=transforms)
-        flow = _zuko_flows().RealNVP(
+        flow = zuko_flows().RealNVP(
             latent_dim, cond_features, transforms=transforms, hidden_features=tuple(hidden)
         )
         self.transforms = flow.transform

@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 
 from vae_lightning.distributions.priors import StandardNormal
+from vae_lightning.explore.densities.base import LatentDensity
 from vae_lightning.models.base import BaseVAE
 from vae_lightning.models.capabilities import Capability
-from vae_lightning.models.inference import Labels
+from vae_lightning.models.image_model import Labels
 from vae_lightning.randomness import generator
 
 
@@ -17,6 +18,7 @@ def sample(
     *,
     temperature: float = 1.0,
     draw: bool = False,
+    density: LatentDensity | None = None,
     seed: int = 0,
     batch_size: int = 256,
 ) -> Tensor:
@@ -32,6 +34,7 @@ def sample(
             classes in turn.
         temperature: Factor of the standard deviation of a N(0, I) prior; below 1 for images that
             are more typical and less diverse.
+        density: Density of the latents to use instead of the prior, see `densities`.
         draw: Whether to draw the pixels from p(x|z), rather than to return its means.
         seed: Seed of the latents and the pixels.
         batch_size: Number of images decoded at once.
@@ -40,7 +43,8 @@ def sample(
         Images in [0, 1], float32, (n, C, H, W), on the CPU.
 
     Raises:
-        MissingCapabilityError: If the model has no prior to sample from.
+        MissingCapabilityError: If the model has no prior to sample from, or with a density no
+            continuous latent vector.
         ValueError: If an argument is out of range, or the prior has no temperature.
 
     Example:
@@ -52,18 +56,23 @@ def sample(
         raise ValueError(f"the number of samples must be positive, got {n}")
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
-    model.require(Capability.SAMPLES)
+    model.require(Capability.SAMPLES if density is None else Capability.CONTINUOUS_LATENT)
     label = model.cycle_labels(n) if label is None else label
     with model.inference():
         condition = model.encode_labels(label, n)
-        z = model.sample_latents(n, condition, generator(seed, "sample"))
+        latents = generator(seed, "sample")
+        if density is None:
+            z = model.sample_latents(n, condition, latents)
+        else:
+            z = density.sample(n, _classes(label, n) if density.num_classes else None, latents)
         levels = [z] if isinstance(z, Tensor) else list(z)
         if temperature != 1:
             prior = getattr(model, "prior", None)
-            if not isinstance(z, Tensor) or not isinstance(prior, StandardNormal):
+            is_normal = isinstance(prior, StandardNormal) and density is None
+            if not isinstance(z, Tensor) or not is_normal:
                 raise ValueError(
-                    "a temperature is defined for a N(0, I) prior, which this "
-                    f"{type(model).__name__} does not have: leave it out"
+                    "a temperature is defined for samples from a N(0, I) prior, which this "
+                    f"{type(model).__name__} or the density does not have: leave it out"
                 )
             levels = [temperature * z]
         pixels = generator(seed, "pixels")
@@ -79,3 +88,8 @@ def sample(
             made = kind.sample(params, pixels) if draw else kind.mean(params)
             images.append(made.clamp(0, 1).cpu())
     return torch.cat(images)
+
+
+def _classes(label: Labels, n: int) -> Tensor:
+    """Return one class per image, (n,)."""
+    return torch.as_tensor(label).cpu().expand(n)

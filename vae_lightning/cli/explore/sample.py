@@ -1,12 +1,19 @@
 """``vae sample``: draw images from a model."""
 
 import argparse
+from pathlib import Path
 
 import torch
 
 from vae_lightning import explore, plotting
+from vae_lightning.cli.explore import items
+from vae_lightning.cli.explore.density import density_path
 from vae_lightning.cli.explore.options import Parser, Trained, positive
 from vae_lightning.cli.explore.outputs import Outputs
+from vae_lightning.errors import UserError
+from vae_lightning.explore import frechet
+from vae_lightning.explore.densities import DENSITIES, LatentDensity, load_density
+from vae_lightning.models.loading import load_classifier
 
 
 def parser() -> Parser:
@@ -29,8 +36,19 @@ def parser() -> Parser:
         "--temperature", type=float, default=1.0, help="of a N(0, I) prior: below 1, more typical"
     )
     made.add_argument(
+        "--density",
+        metavar="KIND",
+        help="sample from a density that vae density fit has fitted: gmm, flow, vae or a file",
+    )
+    made.add_argument(
         "--draw", action="store_true", help="draw the pixels, rather than show their means"
     )
+    made.add_argument(
+        "--classifier",
+        metavar="CKPT",
+        help="print the Fréchet distance of the samples, by the features of this classifier",
+    )
+    made.add_argument("--root", metavar="FOLDER", help="where the run's data are now")
     return made
 
 
@@ -51,11 +69,16 @@ def run(options: argparse.Namespace) -> None:
         n,
         label,
         temperature=options.temperature,
+        density=_density(options, trained),
         draw=options.draw,
         seed=options.seed,
         batch_size=options.batch_size,
     )
+    if options.classifier is not None:
+        _print_distance(images, options, trained)
     title = f"{n} samples of {type(model).__name__}"
+    if options.density is not None:
+        title += f", latents from {Path(options.density).name}"
     if options.label is not None:
         title += f", class {options.label}"
     if by_class:
@@ -69,3 +92,37 @@ def run(options: argparse.Namespace) -> None:
     outputs.arrays("samples", arrays)
     outputs.images("images", images, [f"{i:05d}" for i in range(n)])
     outputs.report()
+
+
+def _density(options: argparse.Namespace, trained: Trained) -> LatentDensity | None:
+    """Return the density that the options name."""
+    if options.density is None:
+        return None
+    path = options.density
+    if path in DENSITIES:
+        path = density_path(trained.held.path, path)
+    return load_density(path, trained.model)
+
+
+def _print_distance(images: torch.Tensor, options: argparse.Namespace, trained: Trained) -> None:
+    """Print the distances of samples, and of training images, from as many test images."""
+    classifier = load_classifier(options.classifier, trained.model.device)
+    if classifier.image_shape != trained.model.image_shape:
+        raise UserError(
+            f"--classifier {options.classifier} takes images of {classifier.image_shape}, but the "
+            f"model's are {trained.model.image_shape}: train one on the same data"
+        )
+    splits = [items.RunData(split, trained, options.root) for split in ("train", "test")]
+    seen, unseen = (split.read(split.some(len(images))).x for split in splits)
+    sampled, seen, unseen = (frechet.features(classifier, x) for x in (images, seen, unseen))
+    print(
+        f"Fréchet distance of {len(sampled):,} samples from {len(unseen):,} test images: "
+        f"{frechet.frechet_distance(sampled, unseen):.2f}\n"
+        f"Fréchet distance of {len(seen):,} training images from them: "
+        f"{frechet.frechet_distance(seen, unseen):.2f}"
+    )
+    if len(unseen) <= classifier.num_features:
+        print(
+            f"Note: more images than the {classifier.num_features} features are needed for a "
+            "number that means something: use a larger --n"
+        )
