@@ -659,7 +659,7 @@ def test_similar_codes_have_similar_colors():
     x = torch.zeros(1, 1, 5, 8)
     figure = plotting.code_maps(x, x, codes, 40, vectors=vectors)
     pixels = plotting.to_array(figure).astype(int)
-    colors = plotting.codes._similar_colors(vectors).astype(int)
+    colors = plotting.codes.similar_colors(vectors).astype(int)
     assert len(np.unique(colors, axis=0)) == 40
     steps = np.abs(np.diff(colors, axis=0)).sum(1)
     assert steps.max() <= 2 * steps.min()

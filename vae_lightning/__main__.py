@@ -19,6 +19,7 @@ EXPLORE = {
     "score": "say how surprising images are, for finding anomalies",
     "figure": "draw a figure of a finished model again, with other options",
     "density": "fit a density to the latents of a model, for `vae sample --density`",
+    "explore": "make a web page in which the latent space is explored by hand",
     "compare": "compare models on the same images with the same noise, in pairs",
 }
 """Commands that use a trained model without Lightning."""

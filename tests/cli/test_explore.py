@@ -100,7 +100,7 @@ WITHOUT = {
 }
 
 
-@pytest.mark.parametrize("command", sorted(EXPLORE.keys() - {"compare", *FIRST}))
+@pytest.mark.parametrize("command", sorted(EXPLORE.keys() - {"compare", "explore", *FIRST}))
 @pytest.mark.parametrize("name", MODELS)
 def test_every_command_with_every_model(command, name, trained, folder, capsys):
     args = [command, *ckpt(trained, name), "--out=results"]
@@ -530,12 +530,15 @@ def test_the_distance_of_samples_is_printed_and_tested(trained, folder, classifi
     out = capsys.readouterr().out
     assert "Fréchet distance of 20 samples from 20 test images: " in out
     assert "Fréchet distance of 20 training images from them: " in out
-    main(["test", *given, f"--metrics.frechet.classifier={classifier}"])
+    others = ("disentanglement", "latents", "reconstruction", "log_likelihood")
+    given += [f"--metrics.frechet.classifier={classifier}"]
+    given += [f"--metrics.{name}=null" for name in others]
+    main(["test", *given])
     report = json.loads((trained / "runs/vae/version_0/test/metrics.json").read_text())
     assert "30 samples against 30 images, 8 features" in report["units"]["frechet_distance"]
     distance = report["metrics"]["frechet_distance"]
     assert distance > report["metrics"]["frechet_distance_floor"] > 0
-    main(["test", *given, f"--metrics.frechet.classifier={classifier}", "--data.batch_size=7"])
+    main(["test", *given, "--data.batch_size=7"])
     again = json.loads((trained / "runs/vae/version_0/test/metrics.json").read_text())
     assert again["metrics"]["frechet_distance"] == pytest.approx(distance, rel=1e-4)
 
@@ -567,3 +570,25 @@ def test_wrong_figures(trained, folder, capsys):
     assert "n takes an integer" in failure(["figure", "samples", *vae, "--options", "n=x"], capsys)
     assert "must be at least 1" in failure(["figure", "samples", *vae, "--options", "n=0"], capsys)
     assert "fewer than two losses" in failure(["figure", "losses", *vae], capsys)
+
+
+# The page
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_page_for_every_model(trained, folder, name, capsys):
+    main(["explore", *ckpt(trained, name), "--n=10", "--out=a.html"])
+    page = (folder / "a.html").read_text(encoding="utf-8")
+    assert "10 of 30 images of the test split of Digits" in page
+    assert "Wrote a.html" in capsys.readouterr().out
+    assert "already there" in failure(["explore", *ckpt(trained, name), "--out=a.html"], capsys)
+
+
+def test_a_page_of_files_and_one_without_any_images(trained, folder, capsys):
+    main(["explore", str(trained / "photos"), *ckpt(trained, "classes"), "--out=a.html"])
+    assert "red/00.png" in (folder / "a.html").read_text(encoding="utf-8")
+    gone = [*ckpt(trained, "photos"), "--root=gone"]
+    main(["explore", *gone, "--out=b.html", "--n=5"])
+    assert "Note: the page shows samples, because there are no images" in capsys.readouterr().out
+    assert "samples of the model" in (folder / "b.html").read_text(encoding="utf-8")
+    assert "gone" in failure(["explore", "gone", *ckpt(trained, "photos")], capsys)

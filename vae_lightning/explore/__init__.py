@@ -3,6 +3,7 @@
 Functions of a model and tensors, which need no Lightning. ``vae sample`` and its kin call them.
 """
 
+from vae_lightning.explore.explorer import explorer
 from vae_lightning.explore.interpolation import Interpolation, interpolate
 from vae_lightning.explore.latents import encode
 from vae_lightning.explore.sampling import sample
@@ -14,6 +15,7 @@ __all__ = [
     "Traversal",
     "complexity",
     "encode",
+    "explorer",
     "interpolate",
     "sample",
     "score",

@@ -88,6 +88,10 @@ class HierarchicalVAE(VAE):
         """See `GenerativeModel.likelihood_params`; only z_1 matters."""
         return super().likelihood_params(z[0], condition)
 
+    def lower_mean(self, z_2: Tensor) -> Tensor:
+        """Return the mean of p(z_1|z_2), (B, latent_dim), for z_2, (B, top_dim)."""
+        return _gaussian(self.generative_net, z_2).mu
+
     def sample_latents(
         self, n: int, condition: Tensor | None, generator: torch.Generator | None
     ) -> Latents:

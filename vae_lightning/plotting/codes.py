@@ -190,7 +190,7 @@ def code_maps(
     if vectors is None or codebook_size <= len(CLASS_COLORS):
         colors, what = _code_colors(codebook_size), "one color per code"
     else:
-        colors, what = _similar_colors(vectors), "similar codes in similar colors"
+        colors, what = similar_colors(vectors), "similar codes in similar colors"
     colored = colors[indices]
 
     def make_tiles(scale: Scale) -> Pixels:
@@ -206,7 +206,7 @@ def code_maps(
     return draw_wrapped_rows(make_tiles, pairs[0], labels, title=title, note=note)
 
 
-def _similar_colors(vectors: Tensor) -> Pixels:
+def similar_colors(vectors: Tensor) -> Pixels:
     """Return colors (K, 3) that are similar where vectors (K, D) are.
 
     They are the ranks along the first three principal components, so that a few distant vectors do

@@ -1,0 +1,75 @@
+"""``vae explore``: one HTML file in which a model is explored by hand."""
+
+import argparse
+import math
+
+import torch
+
+from vae_lightning.cli.explore import items
+from vae_lightning.cli.explore.options import Parser, Trained, positive, short
+from vae_lightning.cli.explore.outputs import Outputs
+from vae_lightning.errors import UserError
+from vae_lightning.explore.explorer import MOST_PIXELS, explorer
+from vae_lightning.explore.sampling import sample
+from vae_lightning.files import atomic_write_text
+from vae_lightning.models.capabilities import Capability
+
+
+def parser() -> Parser:
+    """Return the parser of the command."""
+    made = Parser(
+        "explore",
+        "Make a page in which a model is explored by hand: one HTML file, without a\n"
+        "server and without network.",
+        "vae explore --ckpt_path runs/vae/version_0/checkpoints/best.ckpt --out vae.html",
+    )
+    items.add_options(made)
+    made.add_argument(
+        "--n", type=positive, default=2000, help="number of images in the plot at most (2000)"
+    )
+    return made
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write the page."""
+    trained = Trained.load(options)
+    model, label = trained.model, trained.label(options.label)
+    outputs = Outputs(options, trained.held, "explore", (".html",))
+    n = min(options.n, max(50, MOST_PIXELS // math.prod(model.image_shape[1:])))
+    note, names = "", None
+    try:
+        given = items.choose(options, trained)
+        part = items.joined(list(given.parts(options.batch_size, "read", given.some(n))))
+        x, y, what = part.x, part.y, f"images of {given.what}"
+        names = [given.name(i) for i in part.positions.tolist()]
+        if len(given) > n:
+            what = f"of {len(given):,} {what}"
+    except UserError as error:
+        if options.items or not model.has(Capability.SAMPLES):
+            raise
+        n = min(n, 500)
+        y = model.cycle_labels(n) if label is None else torch.full((n,), label)
+        x, what = sample(model, n, y, seed=options.seed), "samples of the model"
+        note = f"Note: the page shows samples, because there are no images ({error})"
+    if label is not None:
+        y = torch.full((len(x),), label)
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(options.seed))
+    dataset = (trained.held.record.data or {}).get("class_path", "").rpartition(".")[2]
+    page = explorer(
+        model,
+        x[order],
+        None if y is None else y[order],
+        class_names=trained.class_names,
+        names=None if names is None else [names[i] for i in order.tolist()],
+        title=f"{type(model).__name__} on {dataset}" if dataset else type(model).__name__,
+        what=what,
+        footer=f"Made by vae explore from {short(trained.held.path)}.",
+        binary=trained.is_static or trained.data_settings.get("binarization", "none") != "none",
+        seed=options.seed,
+    )
+    path = outputs.path("explore.html")
+    atomic_write_text(path, page)
+    if note:
+        print(note)
+    print(f"{path.stat().st_size / 1e6:.1f} MB; open it in a browser")
+    outputs.report()

@@ -1,0 +1,355 @@
+"""The page of ``vae explore``: one HTML file in which a model is explored by hand."""
+
+import base64
+import html
+import io
+import json
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from vae_lightning import plotting
+from vae_lightning.distributions.categorical import UniformCategorical
+from vae_lightning.distributions.priors import StandardNormal
+from vae_lightning.errors import UserError
+from vae_lightning.explore.graph import export_graph, pack
+from vae_lightning.explore.traversal import dimension_use
+from vae_lightning.models.base import BaseVAE
+from vae_lightning.models.capabilities import Capability
+from vae_lightning.models.hierarchical_vae import HierarchicalVAE
+from vae_lightning.models.image_model import Labels
+from vae_lightning.models.latent_variable_model import LatentVariableModel
+from vae_lightning.models.vq_vae import VQVAE
+from vae_lightning.plotting.codes import similar_colors
+from vae_lightning.randomness import generator
+
+MOST_PIXELS = 1_600_000
+"""Largest number of pixels of all originals together, which bounds the size of the page."""
+
+_COLLAPSED = 0.01
+"""KL in nats, or variance, below which a dimension is folded away."""
+
+_LIMIT = 4.0
+"""Standard deviations of the prior, or of the latents, that a slider reaches."""
+
+_SAMPLES = 200
+"""Number of samples from a prior that is not N(0, I)."""
+
+_CHUNK = 250
+
+
+class _Decoder(nn.Module):
+    """The mean of p(x|z) as a function of a latent."""
+
+    def __init__(self, model: BaseVAE) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
+        if isinstance(self.model, HierarchicalVAE):
+            z = self.model.lower_mean(z)
+        return self.model.likelihood.mean(self.model.decoder(z, condition))
+
+
+class _Encoder(nn.Module):
+    """What an image is encoded to: a vector, scores of categories, or vectors near codes."""
+
+    def __init__(self, model: BaseVAE) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        model = self.model
+        if isinstance(model, LatentVariableModel) and not _is_categorical(model):
+            z = model.posterior(x, condition).point_estimate
+            return z if isinstance(z, Tensor) else z[-1]
+        scores: Tensor = model.encoder(x, condition)
+        return scores
+
+
+class _Space(NamedTuple):
+    """The latents of images, as the page moves through them.
+
+    Attributes:
+        kind: ``vector``, ``categorical`` or ``codes``.
+        latents: (N, L): numbers, or indices of categories or codes.
+        decoder_input: What the decoder takes for the first image, (1, ...).
+        fields: Further data for the page.
+    """
+
+    kind: str
+    latents: Tensor
+    decoder_input: Tensor
+    fields: dict[str, Any]
+
+
+def explorer(
+    model: BaseVAE,
+    x: Tensor,
+    y: Tensor | None = None,
+    *,
+    class_names: Sequence[str] = (),
+    names: Sequence[str] | None = None,
+    title: str = "",
+    what: str = "images",
+    footer: str = "",
+    binary: bool = False,
+    seed: int = 0,
+) -> str:
+    """Return a page in which a model is explored by hand: one HTML file that needs no network.
+
+    It has a slider for each latent dimension (or a map of codes, or a table of categories), the
+    decoded image, the latents of images, and a place for an image of one's own, which is encoded in
+    the page. The networks run in the browser, with weights in half precision.
+
+    Args:
+        model: The model.
+        x: Images in [0, 1] whose latents are shown, (N, C, H, W). The page starts at the first.
+        y: Their classes, (N,), -1 where unknown; needed for conditional models.
+        class_names: Names of the classes.
+        names: Names of the images, shown with the originals.
+        title: Title of the page, by default the name of the model.
+        what: What the images are, for the subtitle.
+        footer: First sentence of the last line.
+        binary: Whether the model was trained on binary pixels, to which own images are rounded.
+        seed: Seed of samples from the prior.
+
+    Returns:
+        The text of the file.
+
+    Raises:
+        UnknownOperatorError: If the page cannot run an operator of the decoder.
+        UserError: If the model has images of two channels or more than three, or latents that the
+            page does not know, or there are no images.
+
+    Example:
+        >>> from vae_lightning import VAE
+        >>> explorer(VAE(latent_dim=2), torch.rand(5, 1, 28, 28))[:15]
+        '<!doctype html>'
+    """
+    if model.image_shape[0] not in (1, 3):
+        raise UserError(f"images of {model.image_shape[0]} channels cannot be shown in a page")
+    if not len(x):
+        raise UserError("there are no images to explore")
+    if model.conditional and (y is None or y.lt(0).any()):
+        raise UserError(
+            f"this {type(model).__name__} is conditional: give the classes of the images"
+        )
+    with model.inference():
+        space = _space(model, x, y, seed)
+        first = y[:1] if y is not None else None
+        condition = model.encode_labels(model.used_labels(first), 1)
+        given = () if condition is None else (condition.cpu(),)
+        decoder = export_graph(_Decoder(model), space.decoder_input, *given)
+        try:
+            encoder = export_graph(_Encoder(model), x[:1], *given)
+            missing = ""
+        except UserError as error:
+            encoder, missing = None, f" Without images of your own, because {error}."
+        rounded = space.decoder_input.half().float()  # as the page has it
+        on_device = [part.to(model.device) for part in (rounded, *given)]
+        probe = _Decoder(model)(*on_device).cpu()
+    title = title or type(model).__name__
+    data = {
+        "title": title,
+        "subtitle": f"{_described(space)} \N{MIDDLE DOT} {len(x):,} {what}",
+        "footer": f"{footer}{missing}".strip(),
+        "kind": space.kind,
+        "image": list(model.image_shape),
+        "classes": list(class_names) or [str(i) for i in range(model.num_classes)],
+        "conditional": model.conditional,
+        "binary": binary,
+        "canSample": model.has(Capability.SAMPLES),
+        "decoder": decoder,
+        "encoder": encoder,
+        "latents": pack(space.latents),
+        "labels": None if y is None else y.tolist(),
+        "names": None if names is None else list(names),
+        "thumbnails": _thumbnails(x),
+        "probe": {
+            "latent": space.latents[0].float().half().tolist(),
+            "label": int(first) if model.conditional and first is not None else 0,
+            "image": [round(value, 5) for value in probe.flatten().tolist()],
+        },
+        **space.fields,
+    }
+    return _fill(title, data)
+
+
+def _fill(title: str, data: dict[str, Any]) -> str:
+    """Return the page with its data."""
+    folder = files("vae_lightning.explore") / "page"
+    page, style, interpreter, script = (
+        (folder / name).read_text(encoding="utf-8")
+        for name in ("page.html", "style.css", "interpreter.js", "page.js")
+    )
+    # "<" could end the element that holds the data.
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    parts = {
+        "title": html.escape(title),
+        "style": style,
+        "interpreter": interpreter,
+        "script": script,
+        "data": text,
+    }
+    for name, part in parts.items():
+        page = page.replace("{{" + name + "}}", part)
+    return page
+
+
+def _described(space: _Space) -> str:
+    if space.kind == "categorical":
+        size, categories = space.latents.shape[1], space.fields["categories"]
+        return f"{size} variables of {categories} categories"
+    if space.kind == "codes":
+        rows, columns = space.fields["map"]
+        codes = space.fields["codebook"]["shape"][0]
+        return f"{rows} x {columns} codes of a codebook of {codes}"
+    size = space.latents.shape[1]
+    return f"{size} latent dimensions, {size - len(space.fields['collapsed'])} in use"
+
+
+def _space(model: BaseVAE, x: Tensor, y: Tensor | None, seed: int) -> _Space:
+    """Return the latents of images, and what the page needs to know about them."""
+    if isinstance(model, VQVAE):
+        return _codes(model, x, y)
+    if not isinstance(model, LatentVariableModel):
+        raise UserError(f"the page does not know the latents of a {type(model).__name__}")
+    if _is_categorical(model):
+        return _categories(model, x, y, seed)
+    return _vectors(model, x, y, seed)
+
+
+def _is_categorical(model: BaseVAE) -> bool:
+    return isinstance(getattr(model, "prior", None), UniformCategorical)
+
+
+def _labels(model: BaseVAE, y: Tensor | None, here: slice) -> Labels:
+    return model.used_labels(None if y is None else y[here])
+
+
+def _chunks(n: int) -> list[slice]:
+    return [slice(first, first + _CHUNK) for first in range(0, n, _CHUNK)]
+
+
+def _vectors(model: LatentVariableModel, x: Tensor, y: Tensor | None, seed: int) -> _Space:
+    """Return continuous latents: all of them, or the top level of a hierarchy."""
+    found = []
+    for here in _chunks(len(x)):
+        z = model.embed(x[here], _labels(model, y, here))
+        found.append((z if isinstance(z, Tensor) else z[-1]).float().cpu())
+    latents = torch.cat(found)
+    if model.has(Capability.KL_PER_DIMENSION):
+        parts = [
+            dimension_use(model, x[here], _labels(model, y, here))[0] * len(x[here])
+            for here in _chunks(len(x))
+        ]
+        use, unit = torch.stack(parts).sum(0) / len(x), "KL in nats"
+    else:
+        use, unit = latents.var(0, correction=0), "variance"
+    middle, reach = torch.zeros(latents.shape[1]), torch.full((latents.shape[1],), _LIMIT)
+    samples = None
+    if not isinstance(model.prior, StandardNormal):
+        middle, reach = latents.mean(0), _LIMIT * latents.std(0).nan_to_num().clamp(min=1e-3)
+        if not model.conditional:
+            samples = pack(model.prior.sample(_SAMPLES, None, generator(seed, "explorer")).cpu())
+    reach = torch.maximum(reach, (latents - middle).abs().amax(0))
+    collapsed = (use < _COLLAPSED).nonzero()[:, 0].tolist()
+    return _Space(
+        "vector",
+        latents,
+        latents[:1],
+        {
+            "use": [round(value, 4) for value in use.tolist()],
+            "unit": unit,
+            "low": (middle - reach).tolist(),
+            "high": (middle + reach).tolist(),
+            "middle": middle.tolist(),
+            "collapsed": collapsed if len(collapsed) < latents.shape[1] else [],
+            "samples": samples,
+        },
+    )
+
+
+def _categories(model: LatentVariableModel, x: Tensor, y: Tensor | None, seed: int) -> _Space:
+    """Return the categories of categorical variables, one-hot vectors as indices."""
+    assert isinstance(model.prior, UniformCategorical)
+    k = model.prior.num_categories
+    one_hot = []
+    for here in _chunks(len(x)):
+        z = model.embed(x[here], _labels(model, y, here))
+        assert isinstance(z, Tensor)
+        one_hot.append(z.float().cpu())
+    vectors = torch.cat(one_hot)
+    drawn = model.prior.sample(_SAMPLES, None, generator(seed, "explorer"))
+    return _Space(
+        "categorical",
+        vectors.unflatten(1, (-1, k)).argmax(2),
+        vectors[:1],
+        {
+            "categories": k,
+            "samples": pack(drawn.unflatten(1, (-1, k)).argmax(2)),
+            **_projected(vectors),
+        },
+    )
+
+
+def _codes(model: VQVAE, x: Tensor, y: Tensor | None) -> _Space:
+    """Return the codes of maps."""
+    codes = torch.cat(
+        [model.encode_indices(x[here], _labels(model, y, here)).cpu() for here in _chunks(len(x))]
+    )
+    vectors = next(iter(model.codebooks.values())).detach().float().cpu()
+    colors = similar_colors(vectors) if len(vectors) > 1 else [[128, 128, 128]]
+    order = plotting.principal_components(vectors, 1)[0][:, 0].argsort() if len(vectors) > 1 else 0
+    means = torch.cat(
+        [model.latent_vectors(x[here], _labels(model, y, here)).cpu() for here in _chunks(len(x))]
+    )
+    return _Space(
+        "codes",
+        codes.flatten(1),
+        model.quantizer.lookup(codes[:1].to(model.device)).float().cpu(),
+        {
+            "map": list(codes.shape[1:]),
+            "codebook": pack(vectors),
+            "colors": [f"rgb({r} {g} {b})" for r, g, b in colors],
+            "order": torch.as_tensor(order).reshape(-1).tolist(),
+            **_projected(means),
+        },
+    )
+
+
+def _projected(vectors: Tensor) -> dict[str, Any]:
+    """Return the first two principal components of vectors (N, D), for the plot."""
+    if min(vectors.shape) < 2:
+        points = nn.functional.pad(vectors[:, :1], (0, 1))
+        shares = [1.0, 0.0]
+    else:
+        points, explained = plotting.principal_components(vectors)
+        shares = [float(share) for share in explained[:2]]
+    bounds = points.abs().amax(0).clamp(min=1e-6) * 1.05
+    return {
+        "points": pack(points),
+        "span": [[-float(bound), float(bound)] for bound in bounds],
+        "axes": [f"principal component {i + 1} ({share:.0%})" for i, share in enumerate(shares)],
+    }
+
+
+def _thumbnails(x: Tensor) -> dict[str, Any]:
+    """Return the originals in one picture, as a data URI."""
+    n, channels, height, width = x.shape
+    columns = max(1, min(n, 4096 // width))
+    rows = -(-n // columns)
+    levels = torch.zeros(rows * columns, channels, height, width, dtype=torch.uint8)
+    levels[:n] = x.mul(255).round().clamp(0, 255).byte()
+    grid = levels.unflatten(0, (rows, columns)).permute(2, 0, 3, 1, 4)
+    picture = grid.reshape(channels, rows * height, columns * width)
+    pixels = picture[0] if channels == 1 else picture.movedim(0, -1)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.contiguous().numpy()).save(buffer, "PNG", optimize=True)
+    uri = base64.b64encode(buffer.getvalue()).decode()
+    return {"uri": f"data:image/png;base64,{uri}", "columns": columns}
