@@ -47,6 +47,7 @@ class TrainingRecord:
         ended_early: The ``reason`` why a callback has ended the training, and the ``limits`` before
             which it did, ``max_epochs`` and ``max_steps``.
         run: The ``id`` and the ``folder`` of the run, None if it was trained from Python.
+        class_names: Names of the classes of the data, empty if it has none.
     """
 
     model: dict[str, Any]
@@ -65,6 +66,7 @@ class TrainingRecord:
     code_counts: dict[str, Tensor] = field(default_factory=dict)
     ended_early: dict[str, Any] | None = None
     run: dict[str, str] | None = None
+    class_names: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain data with its version."""
@@ -123,6 +125,10 @@ def _is_valid(name: str, value: Any) -> bool:
         )
     if name == "code_counts":
         return isinstance(value, dict) and all(isinstance(c, Tensor) for c in value.values())
+    if name == "class_names":
+        return value is None or (
+            isinstance(value, list) and all(isinstance(item, str) for item in value)
+        )
     if name == "ended_early":
         return value is None or (isinstance(value, dict) and value.keys() == {"reason", "limits"})
     if name == "run":

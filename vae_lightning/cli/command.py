@@ -18,6 +18,7 @@ from vae_lightning.cli import (
     effect_checks,
     error_messages,
     finders,
+    init_from,
     parser,
     paths,
     resume,
@@ -267,6 +268,9 @@ class Command(LightningCLI):
             raise UserError(f"what {path} describes cannot be built ({message})") from error
         if self.checkpoint:
             _check_fit(self.checkpoint, self.vae)
+        elif self.command_line.init_from:
+            names = getattr(self.datamodule, "class_names", None)
+            print(init_from.load_weights(self.command_line.init_from, self.vae, names))
         effect_checks.check_parts(self.command_line, "figures", vars(config.figures), self.vae)
         if "metrics" in config:
             given = self.command_line, "metrics", vars(config.metrics), self.vae, self.datamodule

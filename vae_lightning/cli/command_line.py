@@ -19,6 +19,9 @@ LINKED = ("image_shape", "num_classes", "num_train")
 
 _HELP_FLAGS = ("-h", "--help")
 
+_PATH_FLAGS = ("--ckpt_path", "--init_from", "--config", "-c")
+"""Options whose values name files, and no classes."""
+
 
 @dataclass(frozen=True)
 class Option:
@@ -58,6 +61,7 @@ class CommandLine:
         options: The options among the arguments.
         configs: The configurations among the options, in the order typed.
         checkpoint: The checkpoint that was named, opened and checked.
+        init_from: The checkpoint whose weights a new training starts from, if there is one.
         named_classes: Every import path that the user has typed or has written into one of the
             configurations.
     """
@@ -67,6 +71,7 @@ class CommandLine:
     options: tuple[Option, ...]
     configs: tuple[ConfigFile, ...]
     checkpoint: Checkpoint | None
+    init_from: Checkpoint | None
     named_classes: frozenset[str]
 
     @classmethod
@@ -82,14 +87,18 @@ class CommandLine:
         command, *arguments = args
         options = _options(arguments)
         _check_flags(command, options)
+        _check_init_from(options)
         configs: list[ConfigFile] = []
-        ckpt_path = ""
+        ckpt_path = init_from = ""
         for option in options:
             if option.flag in ("--config", "-c") and option.value:
                 configs.append(_read_config(option.value))
                 ckpt_path = str(configs[-1].content.get("ckpt_path") or ckpt_path)
+                init_from = str(configs[-1].content.get("init_from") or init_from)
             elif option.flag == "--ckpt_path" and option.value:
                 ckpt_path = option.value
+            elif option.flag == "--init_from" and option.value:
+                init_from = option.value
         asks_for_help = any(argument in _HELP_FLAGS for argument in arguments) or any(
             option.flag.endswith(".help") for option in options
         )
@@ -101,6 +110,7 @@ class CommandLine:
             options,
             tuple(configs),
             _read_checkpoint(ckpt_path) if ckpt_path else None,
+            checkpoint.read(expand(init_from)) if init_from and not ckpt_path else None,
             frozenset(_named_classes(options, configs)),
         )
 
@@ -183,6 +193,15 @@ def _check_flags(command: str, options: Sequence[Option]) -> None:
             raise UserError(f"{option.flag} is an option of vae test and vae validate")
 
 
+def _check_init_from(options: Sequence[Option]) -> None:
+    """Refuse to start a training and to continue one at once."""
+    flags = {option.flag for option in options}
+    if {"--init_from", "--ckpt_path"} <= flags:
+        raise UserError(
+            "--init_from starts a new training and --ckpt_path continues one: give one of the two"
+        )
+
+
 def _read_config(value: str) -> ConfigFile:
     if value.lstrip().startswith("{"):
         return ConfigFile(None, parse_yaml(value, "--config"))
@@ -213,6 +232,6 @@ def _refuse_without_checkpoint(command: str, options: Sequence[Option]) -> None:
 
 def _named_classes(options: Sequence[Option], configs: Sequence[ConfigFile]) -> set[str]:
     """Return the import paths in values; the names of options and files permit nothing."""
-    typed = [o.value for o in options if o.flag not in ("--ckpt_path", "--config", "-c")]
-    files = [str({**config.content, "ckpt_path": None}) for config in configs]
+    typed = [o.value for o in options if o.flag not in _PATH_FLAGS]
+    files = [str({**config.content, "ckpt_path": None, "init_from": None}) for config in configs]
     return import_paths_in([*typed, *files])

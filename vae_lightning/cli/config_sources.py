@@ -37,6 +37,11 @@ def lower_settings(command_line: CommandLine) -> dict[str, Any]:
     if checkpoint is None:
         if command_line.command == "fit":
             settings = read_yaml(find_config(DEFAULT_CONFIG))
+        if command_line.init_from:
+            found = _record_settings(
+                command_line.init_from, "init_from", command_line.named_classes
+            )
+            settings |= {name: value for name, value in found.items() if value is not None}
     else:
         if command_line.command == "fit":
             settings = _run_settings(checkpoint, command_line)

@@ -93,6 +93,12 @@ def add_run_arguments(parser: LightningArgumentParser, command: str) -> None:
         type=str | None,
         help=f"Checkpoint {what}: runs/NAME/version_N/checkpoints/best.ckpt or last.ckpt.",
     )
+    if command == "fit":
+        parser.add_argument(
+            "--init_from",
+            type=str | None,
+            help="Checkpoint whose weights a new run starts from, on the same or on other data.",
+        )
     parser.add_argument("--name", type=str | None, help="Name of the run.")
     parser.add_argument(
         "--output_dir",

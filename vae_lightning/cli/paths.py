@@ -22,6 +22,8 @@ def make_absolute(config: Namespace) -> None:
     """
     for part in config.data, config.model, config.get("checkpoint"), config.trainer:
         _make_absolute(part)
+    if config.get("init_from"):
+        config.init_from = os.path.abspath(Path(config.init_from).expanduser())
 
 
 def _make_absolute(part: Any) -> None:

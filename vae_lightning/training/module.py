@@ -351,6 +351,7 @@ def _record_of(module: LitVAE) -> TrainingRecord:
         code_counts=module.train_codes.total(),
         ended_early=module.ended_early,
         run=module.run,
+        class_names=[str(name) for name in getattr(data, "class_names", None) or ()],
     )
 
 

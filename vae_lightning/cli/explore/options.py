@@ -107,10 +107,8 @@ class Trained:
     @property
     def class_names(self) -> list[str]:
         """Names of the classes: those in the checkpoint, else numbers."""
-        for state in self.held.content.values():
-            if isinstance(state, dict) and isinstance(state.get("class_names"), list):
-                return [str(name) for name in state["class_names"]]
-        return [str(i) for i in range(self.model.num_classes)]
+        names = self.held.record.class_names
+        return names or [str(i) for i in range(self.model.num_classes)]
 
     @cached_property
     def data_settings(self) -> dict[str, Any]:
