@@ -61,7 +61,8 @@ def test_metadata_of_the_wheel(wheel):
 def test_every_dependency_has_a_lower_bound():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     extras = [item for extra in project["optional-dependencies"].values() for item in extra]
-    unbounded = [item for item in [*project["dependencies"], *extras] if ">=" not in item]
+    needed = [item for item in [*project["dependencies"], *extras] if "vae-lightning[" not in item]
+    unbounded = [item for item in needed if ">=" not in item]
     assert unbounded == []
 
 

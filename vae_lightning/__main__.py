@@ -20,6 +20,7 @@ EXPLORE = {
     "figure": "draw a figure of a finished model again, with other options",
     "density": "fit a density to the latents of a model, for `vae sample --density`",
     "explore": "make a web page in which the latent space is explored by hand",
+    "export": "write a folder with a model card, safetensors and ONNX, for sharing a model",
     "compare": "compare models on the same images with the same noise, in pairs",
 }
 """Commands that use a trained model without Lightning."""

@@ -1,5 +1,6 @@
 """Checkpoints: plain data in, plain data out, never pickled code. No Lightning is needed."""
 
+import json
 import pickle
 import re
 import zipfile
@@ -187,14 +188,29 @@ _FIELDS: dict[str, tuple[type, bool]] = {
 """Fields of a checkpoint that Lightning writes: their type, and whether they are required."""
 
 
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+"""Files of a folder that ``vae export`` writes."""
+
+
+def is_exported(path: Path) -> bool:
+    """Return whether a path is that of a folder that ``vae export`` has written."""
+    return (path / CONFIG_FILE).is_file() and (path / WEIGHTS_FILE).is_file()
+
+
 def read(path: str | Path) -> Checkpoint:
-    """Read a checkpoint, with its tensors mapped from the file onto the CPU.
+    """Read a checkpoint, with its tensors mapped from the file onto the CPU, or an exported model.
+
+    Args:
+        path: A ``.ckpt`` file, or a folder that ``vae export`` has written.
 
     Raises:
         UserError: If there is no such file, or it is not a checkpoint of a model of this project,
             or it is damaged, or it holds pickled code.
     """
     path = Path(path)
+    if is_exported(path):
+        return _read_exported(path)
     if not path.is_file():
         what = "which is a folder" if path.is_dir() else "where no file is"
         raise UserError(f"no checkpoint at {path}, {what}: give the path of a .ckpt file")
@@ -226,6 +242,30 @@ def read(path: str | Path) -> Checkpoint:
         ) from error
     _check_fields(path, content)
     return Checkpoint(path, content, TrainingRecord.from_checkpoint(content, path))
+
+
+def _read_exported(folder: Path) -> Checkpoint:
+    """Read a folder that ``vae export`` has written."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = folder / CONFIG_FILE
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({_reason(error)}): {_GET_ANOTHER}") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path} is damaged: it holds no settings; {_GET_ANOTHER}")
+    record = TrainingRecord.from_checkpoint(config, path)
+    try:
+        weights = load_file(folder / WEIGHTS_FILE)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{folder / WEIGHTS_FILE} cannot be read ({_reason(error)}): {_GET_ANOTHER}"
+        ) from error
+    state_dict = {f"{MODEL_PREFIX}{name}": value for name, value in weights.items()}
+    content = {"state_dict": state_dict, "global_step": record.step}
+    return Checkpoint(folder, content, record)
 
 
 def _check_fields(path: Path, content: Any) -> None:

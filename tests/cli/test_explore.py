@@ -100,7 +100,9 @@ WITHOUT = {
 }
 
 
-@pytest.mark.parametrize("command", sorted(EXPLORE.keys() - {"compare", "explore", *FIRST}))
+@pytest.mark.parametrize(
+    "command", sorted(EXPLORE.keys() - {"compare", "explore", "export", *FIRST})
+)
 @pytest.mark.parametrize("name", MODELS)
 def test_every_command_with_every_model(command, name, trained, folder, capsys):
     args = [command, *ckpt(trained, name), "--out=results"]
@@ -592,3 +594,46 @@ def test_a_page_of_files_and_one_without_any_images(trained, folder, capsys):
     assert "Note: the page shows samples, because there are no images" in capsys.readouterr().out
     assert "samples of the model" in (folder / "b.html").read_text(encoding="utf-8")
     assert "gone" in failure(["explore", "gone", *ckpt(trained, "photos")], capsys)
+
+
+# Exported models
+
+
+@pytest.mark.parametrize("name", ["vae", "cvae", "vq"])
+def test_a_model_is_exported_and_used_without_its_checkpoint(trained, folder, name, capsys):
+    main(["export", *ckpt(trained, name), "--out=shared", "--formats", "pt2"])
+    out = capsys.readouterr().out
+    assert "Largest difference of the exported networks from the model: " in out
+    files = {path.name for path in (folder / "shared").iterdir()}
+    needed = {"model.safetensors", "config.json", "README.md", "encoder.pt2", "decoder.pt2"}
+    assert needed | {"reconstructions.png"} <= files
+    assert "encoder.onnx" not in files
+    assert ("samples.png" in files) == (name != "vq")
+    main(["reconstruct", "--ckpt_path=shared", "--out=a.npz"])
+    main(["reconstruct", *ckpt(trained, name), "--out=b.npz"])
+    with np.load("a.npz") as first, np.load("b.npz") as second:
+        assert (first["reconstruction"] == second["reconstruction"]).all()
+    assert "already there" in failure(["export", *ckpt(trained, name), "--out=shared"], capsys)
+    message = failure(["test", "--ckpt_path=shared"], capsys)
+    assert "is an exported model, which --init_from and commands such as vae sample" in message
+
+
+def test_a_training_starts_from_an_exported_model(trained, folder):
+    main(["export", *ckpt(trained, "vae"), "--out=shared", "--formats"])
+    assert not (folder / "shared/encoder.pt2").exists()
+    main(["fit", "--init_from=shared", *SMALL, "--optimizer.lr=1e-30", "--name=new"])
+    new = vae_lightning.load(folder / "runs/new/version_0/checkpoints/best.ckpt")
+    old = vae_lightning.load(folder / "shared")
+    for name, value in old.state_dict().items():
+        assert value.equal(new.state_dict()[name])
+
+
+def test_onnx_without_its_packages(trained, folder, capsys, monkeypatch):
+    from vae_lightning.explore import exporting
+
+    monkeypatch.setattr(exporting, "missing_packages", lambda: ["onnx"])
+    message = failure(["export", *ckpt(trained, "vae"), "--formats", "onnx"], capsys)
+    assert message == "ONNX files need onnx: pip install 'vae-lightning[export]'"
+    main(["export", *ckpt(trained, "vae"), "--out=shared"])
+    assert "Note: without ONNX files (ONNX files need onnx" in capsys.readouterr().out
+    assert (folder / "shared/encoder.pt2").is_file()

@@ -215,6 +215,11 @@ def _read_checkpoint(path: str) -> Checkpoint:
             f"--ckpt_path {path} has no meaning in a new process: give the path of a file, "
             "runs/NAME/version_N/checkpoints/best.ckpt"
         )
+    if checkpoint.is_exported(expand(path)):
+        raise UserError(
+            f"{path} is an exported model, which --init_from and commands such as vae sample take: "
+            "give the .ckpt file that it was exported from"
+        )
     return checkpoint.read(expand(path))
 
 

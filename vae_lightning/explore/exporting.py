@@ -1,0 +1,228 @@
+"""Export a model: weights without pickle, and networks as ONNX files and as exported programs."""
+
+import copy
+import dataclasses
+import importlib.util
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vae_lightning import __version__
+from vae_lightning.checkpoint import CONFIG_FILE, WEIGHTS_FILE, TrainingRecord
+from vae_lightning.errors import UserError
+from vae_lightning.files import atomic_write_text
+from vae_lightning.models.base import BaseVAE
+from vae_lightning.models.vq_vae import VQVAE
+
+ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+"""Packages of the extra ``export``."""
+
+_LARGEST_DIFFERENCE = 1e-3
+"""Difference from the model above which an exported network is wrong."""
+
+
+class EncoderNetwork(nn.Module):
+    """What `embed` computes: x -> z, or x -> codes for a model with a codebook.
+
+    Of a hierarchy, z is the lowest level, from which the image is decoded.
+
+    Args:
+        model: The model.
+    """
+
+    output = "z"
+
+    def __init__(self, model: BaseVAE) -> None:
+        super().__init__()
+        self.model = model
+        if isinstance(model, VQVAE):
+            self.output = "codes"
+
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Return latents (B, L), or codes (B, h, w), of images (B, C, H, W)."""
+        model: Any = self.model
+        if isinstance(model, VQVAE):
+            return model.quantize(x, condition).indices
+        z = model.posterior(x, condition).point_estimate
+        lowest: Tensor = z if isinstance(z, Tensor) else z[0]
+        return lowest
+
+
+class DecoderNetwork(nn.Module):
+    """What `decode` computes: z, or codes -> the mean of p(x|z).
+
+    Args:
+        model: The model.
+    """
+
+    output = "x"
+
+    def __init__(self, model: BaseVAE) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Return images (B, C, H, W) of latents (B, L) or codes (B, h, w)."""
+        model = self.model
+        if isinstance(model, VQVAE):
+            z = model.quantizer.lookup(z)
+        return model.likelihood.mean(model.decoder(z, condition))
+
+
+def write_weights(model: BaseVAE, record: TrainingRecord, folder: Path) -> None:
+    """Write ``model.safetensors`` and ``config.json``, from which `vae_lightning.load` builds it.
+
+    The paths of the machine that trained it are left out.
+
+    Args:
+        model: The model.
+        record: How it was trained.
+        folder: The folder.
+    """
+    from safetensors.torch import save
+
+    weights = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+    (folder / WEIGHTS_FILE).write_bytes(save(weights, metadata={"format": "pt"}))
+    data = record.data
+    if data is not None:
+        arguments = {k: v for k, v in data.get("init_args", {}).items() if k != "root"}
+        data = {**data, "init_args": arguments}
+    kept = dataclasses.replace(record, data=data, run=None, random_states=[], code_counts={})
+    config = {
+        "library_name": "vae_lightning",
+        "library_version": __version__,
+        "architectures": [type(model).__name__],
+        **{"vae_lightning": kept.to_dict()},
+    }
+    atomic_write_text(folder / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
+
+
+def network_of(model: BaseVAE, name: str) -> EncoderNetwork | DecoderNetwork:
+    """Return the ``encoder`` or the ``decoder`` of a model without the weights of the other one."""
+    alone = copy.deepcopy(model).eval()
+    if name == "encoder":
+        alone.decoder = nn.Identity()
+        return EncoderNetwork(alone)
+    alone.encoder = nn.Identity()
+    return DecoderNetwork(alone)
+
+
+def example_inputs(model: BaseVAE, name: str, n: int) -> dict[str, Tensor]:
+    """Return inputs of a network of `network_of` by name, for ``n`` images."""
+    x = torch.rand(n, *model.image_shape, generator=torch.Generator().manual_seed(0))
+    inputs = {"x": x}
+    with model.inference():
+        condition = model.encode_labels(model.cycle_labels(n), n)
+        if name == "decoder":
+            encoder = EncoderNetwork(model)
+            inputs = {encoder.output: encoder(x, condition)}
+    if condition is not None:
+        inputs["condition"] = condition
+    return inputs
+
+
+def export_program(model: BaseVAE, name: str, path: Path) -> float:
+    """Write a network as a program of ``torch.export``, with any batch size.
+
+    Args:
+        model: The model, on the CPU.
+        name: ``encoder`` or ``decoder``.
+        path: The file, ``.pt2``.
+
+    Returns:
+        The largest difference from the model.
+
+    Raises:
+        UserError: If the network cannot be exported, or the program differs from the model.
+    """
+    network, inputs = network_of(model, name), example_inputs(model, name, 2)
+    batch = torch.export.Dim("batch")
+    with model.inference(), _quiet(name):
+        program = torch.export.export(
+            network, tuple(inputs.values()), dynamic_shapes=tuple({0: batch} for _ in inputs)
+        )
+        torch.export.save(program, path)
+        again = torch.export.load(path).module()
+        return _compare(model, name, lambda given: again(*given.values()), path)
+
+
+def export_onnx(model: BaseVAE, name: str, path: Path) -> float:
+    """Write a network as an ONNX file, with any batch size.
+
+    Args:
+        model: The model, on the CPU.
+        name: ``encoder`` or ``decoder``.
+        path: The file, ``.onnx``.
+
+    Returns:
+        The largest difference between onnxruntime and the model.
+
+    Raises:
+        UserError: If the network cannot be exported, or the file differs from the model.
+    """
+    import onnxruntime
+
+    network, inputs = network_of(model, name), example_inputs(model, name, 2)
+    batch = torch.export.Dim("batch")
+    with model.inference(), _quiet(name):
+        torch.onnx.export(
+            network,
+            tuple(inputs.values()),
+            path,
+            input_names=list(inputs),
+            output_names=[network.output],
+            dynamic_shapes=tuple({0: batch} for _ in inputs),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+        def run(given: dict[str, Tensor]) -> Tensor:
+            arrays = {key: value.numpy() for key, value in given.items()}
+            return torch.from_numpy(session.run(None, arrays)[0])
+
+        return _compare(model, name, run, path)
+
+
+def missing_packages() -> list[str]:
+    """Return the packages that ONNX files need and that are not installed."""
+    return [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
+
+
+def _compare(model: BaseVAE, name: str, run: Any, path: Path) -> float:
+    """Return the largest difference from the model for two batch sizes."""
+    network, worst = network_of(model, name), 0.0
+    for n in (1, 5):
+        inputs = example_inputs(model, name, n)
+        difference = run(inputs).float() - network(*inputs.values()).float()
+        worst = max(worst, difference.abs().max().item())
+    if not worst <= _LARGEST_DIFFERENCE:
+        raise UserError(f"{path} differs from the model by {worst:.1e}: do not use it")
+    return worst
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Turn errors of an exporter into a sentence, and keep its warnings from the screen."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except UserError:
+        raise
+    except Exception as error:  # whatever the code of a network may raise when it is traced
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"the {name} cannot be exported ({reason})") from error
+    finally:
+        logger.setLevel(level)
