@@ -5,34 +5,11 @@ import sys
 from collections.abc import Sequence
 
 from vae_lightning import __version__
-from vae_lightning.cli import exit_codes
+from vae_lightning.cli import exit_codes, option_list, short_help
+from vae_lightning.cli.commands import COMMANDS, EXPLORE
 from vae_lightning.cli.terminal import write_plainly
 from vae_lightning.training import slurm
 from vae_lightning.training.signals import LISTENER, REQUEUE
-
-EXPLORE = {
-    "sample": "draw images from a model",
-    "reconstruct": "encode and decode images, with the error of each",
-    "traverse": "move one latent dimension of an image at a time",
-    "interpolate": "go from one image or class to another through the latent space",
-    "encode": "write the latents of images, with their file names",
-    "score": "say how surprising images are, for finding anomalies",
-    "figure": "draw a figure of a finished model again, with other options",
-    "density": "fit a density to the latents of a model, for `vae sample --density`",
-    "explore": "make a web page in which the latent space is explored by hand",
-    "export": "write a folder with a model card, safetensors and ONNX, for sharing a model",
-    "compare": "compare models on the same images with the same noise, in pairs",
-}
-"""Commands that use a trained model without Lightning."""
-
-COMMANDS = {
-    "fit": "train a model, with figures; without options: a VAE on the bundled digits",
-    "validate": "measure a checkpoint on the validation images",
-    "test": "measure a checkpoint on the test images; writes test/metrics.json in its run folder",
-    "predict": "write reconstructions and latents to predictions/ in the run folder",
-    "sweep": "train once for each combination of options in a file, and compare",
-    **EXPLORE,
-}
 
 HELP = f"""\
 usage: vae COMMAND [options]
@@ -49,7 +26,7 @@ examples:
   vae sweep beta_vae --list
 
 options:
-  -h, --help     show this text; `vae COMMAND --help` lists all options of a command,
+  -h, --help     show this text; `vae COMMAND --help` shows the options of a command,
                  `vae fit --model.help BetaVAE` those of a model
   --version      show the version
 
@@ -79,6 +56,12 @@ def main(args: Sequence[str] | None = None) -> None:
         from vae_lightning.cli import sweep
 
         sweep.run(args[1:])
+    elif args[0] in option_list.LIGHTNING_COMMANDS and short_help.wanted(args[1:]):
+        print(short_help.text(args[0]))
+    elif args[0] == "completion":
+        from vae_lightning.cli import completion
+
+        completion.run(args[1:])
     elif args[0] in EXPLORE:
         try:
             from vae_lightning.cli.explore.main import run as explore  # imports torch

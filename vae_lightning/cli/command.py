@@ -1,5 +1,6 @@
 """``vae fit``, ``validate``, ``test`` and ``predict``: LightningCLI over plain models."""
 
+import contextlib
 import re
 import sys
 from pathlib import Path
@@ -118,6 +119,7 @@ class Command(LightningCLI):
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Create a parser that takes configurations by name."""
         kwargs.setdefault("dump_header", [f"vae_lightning=={__version__}"])
+        kwargs.setdefault("prog", "vae")
         made = self.parser_class(**kwargs)
         made.add_argument(
             "-c",
@@ -343,6 +345,22 @@ class Command(LightningCLI):
         )
         if self.trainer.is_global_zero:
             print(f"\nPredictions: {run_folders.short(self.predictions.folder)}")
+
+
+def options_parser(command: str) -> LightningArgumentParser:
+    """Return the parser of the options of a command, without running it."""
+
+    class Stop(Exception):
+        pass
+
+    class OptionsOnly(Command):
+        def parse_arguments(self, parser_: LightningArgumentParser, args: Any) -> None:
+            raise Stop
+
+    made = OptionsOnly.__new__(OptionsOnly)
+    with contextlib.suppress(Stop):
+        made.__init__(CommandLine.read([command, "--help"]))  # type: ignore[misc]
+    return made.command_parser
 
 
 def _callbacks(command: Command, config: Namespace) -> list[pl.Callback]:

@@ -132,6 +132,15 @@ def saves_by_steps(callback: ModelCheckpoint) -> bool:
     return bool(callback._every_n_train_steps)
 
 
+def options_of(parser: ArgumentParser) -> dict[str, tuple[str | None, Any]]:
+    """Return what each option of a parser does and its default, by flag."""
+    return {
+        flag: (action.help, action.default)
+        for action in parser._actions
+        for flag in action.option_strings
+    }
+
+
 def read_whole_numbers_as_integers(parser: ArgumentParser, names: Iterable[str]) -> None:
     """Let options that take an integer or a float read ``1`` as the integer.
 

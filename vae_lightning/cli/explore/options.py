@@ -29,6 +29,7 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, command: str, description: str, example: str, several: bool = False) -> None:
+        self.added: list[argparse.Action] = []
         super().__init__(
             prog=f"vae {command}",
             description=description,
@@ -54,6 +55,12 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(
             "--model", metavar="CLASS", help="import path of a model class of your own"
         )
+
+    def add_argument(self, *args: Any, **kwargs: Any) -> argparse.Action:
+        """Add an option, and note it in ``added``."""
+        action = super().add_argument(*args, **kwargs)
+        self.added.append(action)
+        return action
 
     def error(self, message: str) -> NoReturn:
         """Print an error and exit."""
