@@ -168,6 +168,16 @@ def test_wrong_options(options, code, message, before, folder, capsys):
     assert not (folder / "runs").exists()
 
 
+def test_only_fit_takes_it_and_others_ignore_it_in_a_configuration(before, folder, capsys):
+    main(["fit", "--init_from", str(best(before, "VAE")), *FAST, "--name=new"])
+    run = run_of(folder, "new")
+    ckpt = f"--ckpt_path={run / 'checkpoints/best.ckpt'}"
+    main(["validate", ckpt, f"--config={run / 'config.yaml'}"])
+    with pytest.raises(SystemExit, match="1"):
+        main(["validate", ckpt, f"--init_from={best(before, 'VAE')}"])
+    assert "--init_from is an option of vae fit" in capsys.readouterr().err
+
+
 def test_files_that_are_no_checkpoints(folder, capsys):
     (folder / "a.ckpt").write_text("text")
     for path, message in (("none.ckpt", "no checkpoint at none.ckpt"), ("a.ckpt", "a.ckpt is not")):

@@ -110,7 +110,9 @@ class CommandLine:
             options,
             tuple(configs),
             _read_checkpoint(ckpt_path) if ckpt_path else None,
-            checkpoint.read(expand(init_from)) if init_from and not ckpt_path else None,
+            checkpoint.read(expand(init_from))
+            if init_from and not ckpt_path and command == "fit"
+            else None,
             frozenset(_named_classes(options, configs)),
         )
 
@@ -191,6 +193,8 @@ def _check_flags(command: str, options: Sequence[Option]) -> None:
         measures = option.flag.startswith("--metrics.") or option.flag == "--evaluation_seed"
         if measures and command not in ("test", "validate"):
             raise UserError(f"{option.flag} is an option of vae test and vae validate")
+        if option.flag == "--init_from" and command != "fit":
+            raise UserError(f"--init_from is an option of vae fit: vae {command} takes --ckpt_path")
 
 
 def _check_init_from(options: Sequence[Option]) -> None:

@@ -47,7 +47,7 @@ def _lightning_options(command: str) -> dict[str, dict[str, Any]]:
 
     found = {}
     for flag, (text, default) in options_of(options_parser(command)).items():
-        if not flag.endswith((".help", "+")) and flag != "-h":
+        if not flag.endswith((".help", "+")) and flag != "-h" and text != argparse.SUPPRESS:
             found[flag] = _entry(text, default)
     return found
 

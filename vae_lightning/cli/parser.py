@@ -1,5 +1,6 @@
 """The parser of the ``vae`` command and its options."""
 
+import argparse
 import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
@@ -93,12 +94,10 @@ def add_run_arguments(parser: LightningArgumentParser, command: str) -> None:
         type=str | None,
         help=f"Checkpoint {what}: runs/NAME/version_N/checkpoints/best.ckpt or last.ckpt.",
     )
-    if command == "fit":
-        parser.add_argument(
-            "--init_from",
-            type=str | None,
-            help="Checkpoint whose weights a new run starts from, on the same or on other data.",
-        )
+    what = "Checkpoint whose weights a new run starts from, on the same or on other data."
+    # The other commands only accept it from a run's config.yaml.
+    hidden = argparse.SUPPRESS if command != "fit" else what
+    parser.add_argument("--init_from", type=str | None, help=hidden)
     parser.add_argument("--name", type=str | None, help="Name of the run.")
     parser.add_argument(
         "--output_dir",
