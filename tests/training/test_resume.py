@@ -145,7 +145,7 @@ def test_ctrl_c_saves_too(folder, capsys):
     code, message = ends(["fit", *TINY, *CONV, *at(3, signal.SIGINT)], capsys)
     assert code == 130
     assert message == (
-        "stopped by SIGINT in epoch 0; to continue: "
+        "stopped by SIGINT in epoch 1; to continue: "
         "vae fit --ckpt_path runs/vae/version_0/checkpoints/last.ckpt "
         "--config runs/vae/version_0/config.yaml"  # for the class that sends the signal
     )

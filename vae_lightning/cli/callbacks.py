@@ -168,7 +168,12 @@ class ChangedOptions(pl.Callback):
 
 
 class ProgressBar(TQDMProgressBar):
-    """Lightning's progress bar without the version of the logger."""
+    """Lightning's progress bar without the version of the logger, with epochs counted from 1."""
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, *args: Any) -> None:
+        """Begin the bar of an epoch."""
+        super().on_train_epoch_start(trainer, *args)
+        self.train_progress_bar.set_description(_epoch(trainer).capitalize())
 
     def get_metrics(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule
@@ -177,6 +182,12 @@ class ProgressBar(TQDMProgressBar):
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         return metrics
+
+
+def _epoch(trainer: pl.Trainer) -> str:
+    """Return the number of the current epoch, counted from 1, such as ``epoch 3/30``."""
+    most = trainer.max_epochs
+    return f"epoch {trainer.current_epoch + 1}" + (f"/{most}" if most and most > 0 else "")
 
 
 class EpochLines(pl.Callback):
@@ -196,4 +207,4 @@ class EpochLines(pl.Callback):
             names = ("train/loss", "val/loss") if is_new else ("val/loss",)
             known = [name for name in names if name in trainer.callback_metrics]
             values = [f"{name} {trainer.callback_metrics[name]:.4f}" for name in known]
-            print(f"epoch {trainer.current_epoch}: {', '.join(values)}", flush=True)
+            print(f"{_epoch(trainer)}: {', '.join(values)}", flush=True)

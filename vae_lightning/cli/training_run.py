@@ -161,7 +161,7 @@ class TrainingRun:
             raise SystemExit(code)
         hint = self._command("fit", self.last) if self.last.is_file() else "no checkpoint yet"
         start = "\n" if sys.stderr.isatty() else ""  # below a progress bar
-        epoch = self.trainer.current_epoch
+        epoch = self.trainer.current_epoch + 1
         print(f"{start}vae: {why} in epoch {epoch}; to continue: {hint}", file=sys.stderr)
         raise SystemExit(code)
 
