@@ -371,7 +371,7 @@ def test_points_have_the_color_of_their_class_in_the_legend() -> None:
     for place, color in zip(places, colors, strict=True):
         distance = np.abs(points.numpy() - place).max(axis=1)
         assert distance.min() * scale < 0.51  # drawn at the nearest whole pixel
-        assert color == pytest.approx(wanted[labels[distance.argmin()] - 4])
+        assert color[:3] == pytest.approx(wanted[labels[distance.argmin()] - 4][:3])
 
 
 def test_classes_keep_their_colours_when_others_are_missing() -> None:
@@ -672,3 +672,9 @@ def test_wrong_vectors_of_codes(shape):
     codes = torch.zeros(1, 2, 2, dtype=torch.int64)
     with pytest.raises(ValueError, match="one vector for each of the 40 codes"):
         plotting.code_maps(x, x, codes, 40, vectors=torch.zeros(shape))
+
+
+def test_traversals_of_one_column_have_room_for_the_decoded_image_only() -> None:
+    images, one = torch.rand(2, 1, 1, 8, 8), torch.rand(1, 8, 8)
+    figure = plotting.traversals(images, ["z0", "z1"], [0.0], original=one, decoded=one)
+    assert tick_texts(figure.axes[0], "y")[0] == "decoded"

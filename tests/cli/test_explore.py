@@ -637,3 +637,10 @@ def test_onnx_without_its_packages(trained, folder, capsys, monkeypatch):
     main(["export", *ckpt(trained, "vae"), "--out=shared"])
     assert "Note: without ONNX files (ONNX files need onnx" in capsys.readouterr().out
     assert (folder / "shared/encoder.pt2").is_file()
+
+
+def test_a_folder_whose_name_has_a_dot(trained, folder, capsys):
+    main(["sample", *ckpt(trained, "vae"), "--n=2", "--out=results.v2"])
+    assert (folder / "results.v2/samples.png").is_file()
+    message = failure(["sample", *ckpt(trained, "vae"), "--out=a.jpg"], capsys)
+    assert "writes .png, .npz, or a folder" in message

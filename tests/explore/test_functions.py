@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from vae_lightning import VAE, VQVAE, WAE, HierarchicalVAE, VampPrior, explore
+from vae_lightning.distributions import likelihoods
 from vae_lightning.distributions.mixture_prior import MixtureOfGaussians
 from vae_lightning.explore.traversal import dimension_use
 from vae_lightning.models.capabilities import MissingCapabilityError
@@ -244,3 +245,25 @@ def test_complexity_is_the_length_of_a_file(channels):
     file = io.BytesIO()
     Image.fromarray(pixels.numpy()).save(file, "PNG", optimize=True)
     assert found[0].item() == pytest.approx(len(file.getvalue()) * 8 * math.log(2))
+
+
+def test_a_spherical_path_between_opposite_latents_keeps_its_length(vae):
+    start = torch.tensor([[1.0, 2.0, -2.0]])
+    made = explore.interpolate(vae, start, -start, steps=9, path="spherical")
+    assert made.latents.norm(dim=2).allclose(torch.tensor(3.0), atol=1e-5)
+    assert made.latents[0, 0].allclose(start[0], atol=1e-5)
+    assert made.latents[0, -1].allclose(-start[0], atol=1e-5)
+    turns = torch.nn.functional.cosine_similarity(
+        made.latents[0, 1:], made.latents[0, :-1], dim=1
+    ).acos()
+    assert turns.allclose(torch.tensor(math.pi / 8), atol=1e-4)
+
+
+@pytest.mark.parametrize("likelihood", ["Bernoulli", "Gaussian", "DiscretizedLogistic"])
+def test_drawn_pixels_do_not_depend_on_the_batch_size(likelihood):
+    torch.manual_seed(0)
+    model = VAE(latent_dim=2, likelihood=getattr(likelihoods, likelihood), **MLP)
+    whole = explore.sample(model, 7, draw=True)
+    for size in (1, 3):
+        assert explore.sample(model, 7, draw=True, batch_size=size).allclose(whole, atol=1e-6)
+    assert not whole[0].equal(whole[1])

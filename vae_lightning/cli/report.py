@@ -50,7 +50,8 @@ def _line(name: str, result: Result, module: LitVAE) -> str:
         text = ", ".join(f"{factor} by z{i} {value[factor][i]:.2f}" for factor, i in best.items())
     elif isinstance(value, list) and value and isinstance(value[0], float):
         largest = sorted(enumerate(value), key=lambda item: -item[1])[:5]
-        text = ", ".join(f"z{i} {x:.2f}" for i, x in largest) + f", ... {result.unit}"
+        more = ", ..." if len(value) > len(largest) else ""
+        text = ", ".join(f"z{i} {x:.2f}" for i, x in largest) + f"{more} {result.unit}"
     elif isinstance(value, list):
         text = ", ".join(value) or "none"
     else:

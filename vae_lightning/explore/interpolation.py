@@ -1,5 +1,6 @@
 """Go from one image to another through the latent space."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -91,7 +92,15 @@ def _spherical(start: Tensor, end: Tensor, t: Tensor) -> Tensor:
     sine = angle.sin()
     weights = ((1 - t) * angle).sin() / sine, (t * angle).sin() / sine
     turned = weights[0] * a[:, None] + weights[1] * b[:, None]
-    # Equal or opposite directions do not say which way to turn.
+    # Equal directions have no angle; opposite ones do not say which way to turn: any way will do.
     direct = torch.lerp(a[:, None], b[:, None], t)
-    turned = torch.where(sine < 1e-4, direct, turned)
+    half_turn = (math.pi * t).cos() * a[:, None] + (math.pi * t).sin() * _perpendicular(a)[:, None]
+    turned = torch.where(sine < 1e-4, torch.where(angle > 1, half_turn, direct), turned)
     return turned * torch.lerp(lengths[0][:, None], lengths[1][:, None], t)
+
+
+def _perpendicular(a: Tensor) -> Tensor:
+    """Return a unit vector at a right angle to each unit vector, (P, L); 0 in one dimension."""
+    axis = torch.zeros_like(a).scatter_(1, a.abs().argmin(1, keepdim=True), 1.0)
+    rest = axis - (axis * a).sum(1, keepdim=True) * a
+    return rest / rest.norm(dim=1, keepdim=True).clamp(min=1e-12)

@@ -24,7 +24,7 @@ def sample(
 ) -> Tensor:
     """Draw images from a model.
 
-    The same seed gives the same images, and means do not depend on ``batch_size``. The model's mode
+    The same seed gives the same images, whatever ``batch_size`` is. The model's mode
     and torch's global generators are left alone.
 
     Args:
@@ -75,7 +75,6 @@ def sample(
                     f"{type(model).__name__} or the density does not have: leave it out"
                 )
             levels = [temperature * z]
-        pixels = generator(seed, "pixels")
         images = []
         for part in torch.arange(n).split(batch_size):
             here = slice(int(part[0]), int(part[-1]) + 1)
@@ -85,7 +84,12 @@ def sample(
                 None if condition is None else condition[here],
             )
             kind = model.likelihood
-            made = kind.sample(params, pixels) if draw else kind.mean(params)
+            if draw:
+                drawn = [
+                    kind.sample(params[i : i + 1], generator(seed, "pixels", int(number)))
+                    for i, number in enumerate(part)
+                ]
+            made = torch.cat(drawn) if draw else kind.mean(params)
             images.append(made.clamp(0, 1).cpu())
     return torch.cat(images)
 

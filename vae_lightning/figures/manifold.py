@@ -44,5 +44,6 @@ class Manifold(Figure):
         return plotting.manifold(
             images.unflatten(0, (self.n, self.n)),
             quantiles[:, 0].tolist(),
+            axis_labels=("$z_0$, at even quantiles of the prior", "$z_1$, likewise"),
             title=f"Decoded latent plane{self.title_end}",
         )

@@ -159,6 +159,8 @@ def traversals(
         if original is not None:
             encoded = check_images(where, "original", original[None], "N C H W")
             first, names = torch.cat([encoded, first]), ["original", "decoded"]
+        if len(first) > images.shape[1]:  # no room for both
+            first, names = first[-1:], ["decoded"]
         blank = torch.ones(images.shape[1] - len(first), *images.shape[2:])
         images = torch.cat([torch.cat([first, blank])[None], images])
         row_labels = [", ".join(names), *row_labels]

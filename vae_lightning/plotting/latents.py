@@ -41,6 +41,7 @@ from vae_lightning.plotting.text import (
 )
 
 _BAR_GAP, _BAR_WIDTH = 18, 14  # pixels
+_MANY, _OPACITY = 200, 0.7
 
 
 @styled
@@ -224,7 +225,7 @@ def _panel(points: Floats) -> tuple[int, int, tuple[float, float], tuple[float, 
 
 
 def _draw_points(axes: Axes, points: Floats, groups: _Groups | None) -> None:
-    """Draw the points in random order, so that no class hides the others.
+    """Draw the points in random order, many of them transparent, so that no class hides others.
 
     The order has a fixed seed, so equal points give equal pictures.
     """
@@ -233,10 +234,18 @@ def _draw_points(axes: Axes, points: Floats, groups: _Groups | None) -> None:
     colors: Any = [CLASS_COLORS[0]]
     if groups is not None:
         colors = groups.colors(groups.norm(groups.codes[order]))
+    opacity = _OPACITY if len(points) > _MANY else 1.0
     # At whole pixels all points have the same outline, which makes the PNG file smaller.
     to_pixels = axes.transData
     rounded = to_pixels.inverted().transform(np.rint(to_pixels.transform(points[order])))
-    axes.scatter(rounded[:, 0], rounded[:, 1], s=to_points(diameter) ** 2, c=colors, linewidths=0)
+    axes.scatter(
+        rounded[:, 0],
+        rounded[:, 1],
+        s=to_points(diameter) ** 2,
+        c=colors,
+        linewidths=0,
+        alpha=opacity,
+    )
 
 
 def _add_legend(

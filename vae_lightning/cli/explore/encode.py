@@ -16,6 +16,9 @@ from vae_lightning.errors import UserError
 _POINTS = 5000
 """Largest number of points in the picture."""
 
+_LITTLE = 0.25
+"""Share of the variance below which principal components show little of the latents."""
+
 _FEWEST = 5
 """Smallest number of images for t-SNE and UMAP."""
 
@@ -101,9 +104,14 @@ def _draw(
     if points.shape[1] < 2:
         print("Note: without a picture, because the latent has one dimension")
         return
-    points, axis_labels = _project(points, options.picture, options.seed)
+    points, axis_labels, explained = _project(points, options.picture, options.seed)
     classes = bool(y.ge(0).all())
     some = f"{len(shown):,} of {n:,} images" if n > len(shown) else f"{n:,} images"
+    if options.picture == "pca" and explained < _LITTLE:
+        print(
+            f"Note: two principal components show {explained:.0%} of the variance: --picture tsne "
+            "shows neighborhoods instead"
+        )
     figure = plotting.latent_scatter(
         points,
         y if classes else None,
@@ -114,15 +122,23 @@ def _draw(
     outputs.figure("latents", figure)
 
 
-def _project(points: Tensor, how: str, seed: int) -> tuple[Tensor, tuple[str, str]]:
-    """Project vectors (N, D) to the plane, (N, 2), and name its axes."""
+def _project(points: Tensor, how: str, seed: int) -> tuple[Tensor, tuple[str, str], float]:
+    """Project vectors (N, D) to the plane.
+
+    Returns:
+        The points (N, 2), names of the axes, and the share of the variance that they show.
+    """
     if how == "pca":
         if points.shape[1] == 2:
-            return points, ("$z_0$", "$z_1$")
+            return points, ("$z_0$", "$z_1$"), 1.0
         projected, explained = plotting.principal_components(points)
-        return projected, (
-            f"first principal component ({explained[0]:.0%} of the variance)",
-            f"second principal component ({explained[1]:.0%})",
+        return (
+            projected,
+            (
+                f"first principal component ({explained[0]:.0%} of the variance)",
+                f"second principal component ({explained[1]:.0%})",
+            ),
+            float(explained[:2].sum()),
         )
     if len(points) < _FEWEST:
         raise UserError(f"--picture {how} needs at least {_FEWEST} images, got {len(points)}")
@@ -131,7 +147,8 @@ def _project(points: Tensor, how: str, seed: int) -> tuple[Tensor, tuple[str, st
 
         perplexity = min(30.0, (len(points) - 1) / 3)
         made = TSNE(perplexity=perplexity, random_state=seed, init="pca")
-        return torch.tensor(made.fit_transform(points.numpy())), ("t-SNE 1", "t-SNE 2")
+        return torch.tensor(made.fit_transform(points.numpy())), ("t-SNE 1", "t-SNE 2"), 1.0
     from umap import UMAP
 
-    return torch.tensor(UMAP(random_state=seed).fit_transform(points.numpy())), ("UMAP 1", "UMAP 2")
+    made = UMAP(random_state=seed).fit_transform(points.numpy())
+    return torch.tensor(made), ("UMAP 1", "UMAP 2"), 1.0

@@ -18,6 +18,12 @@ from vae_lightning.cli.run_folders import folder_of, short
 from vae_lightning.errors import UserError
 from vae_lightning.files import atomic_write_text, expand
 
+_FILES = {
+    *(".png", ".gif", ".npz", ".npy", ".csv", ".html", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"),
+    *(".webp", ".pdf", ".svg", ".txt", ".json", ".pt", ".ckpt", ".zip", ".onnx", ".safetensors"),
+}
+"""Suffixes of files; a name that ends in another one, such as ``results.v2``, is a folder's."""
+
 _GIF_SIZE = 192
 """Smallest side of a GIF in pixels; images are enlarged by whole factors."""
 
@@ -51,7 +57,7 @@ class Outputs:
             self.folder = next(parent / name for name in names if not (parent / name).exists())
             return
         path = expand(options.out)
-        if path.suffix and not path.is_dir():
+        if path.suffix.lower() in _FILES and not path.is_dir():
             if path.suffix.lower() not in suffixes:
                 raise UserError(
                     f"--out {path}: vae {command} writes {', '.join(suffixes)}, or a folder"
