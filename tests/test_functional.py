@@ -10,6 +10,7 @@ from vae_lightning.functional import (
     soft_clamp,
     softplus,
     standard_normal_kl,
+    without_autocast,
 )
 
 
@@ -72,3 +73,10 @@ def test_soft_clamp_is_the_identity_inside_and_bounded_outside():
     assert bounded.abs().max() <= 40
     x = torch.tensor([-50.0, -29.0, 31.0, 100.0], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(soft_clamp, (x,))
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_products_keep_their_type_without_autocast(device):
+    x = torch.ones(2, 2, device=device)
+    with torch.autocast("cpu", torch.bfloat16), without_autocast(x):
+        assert (x @ x).dtype == torch.float32

@@ -3,6 +3,7 @@
 Terms are in nats per image: they are summed over pixels or latent dimensions, never over the batch.
 """
 
+import contextlib
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -57,6 +58,16 @@ def soft_clamp(x: Tensor, linear: float = 30.0, most: float = 40.0) -> Tensor:
     """
     inside = x.clamp(-linear, linear)
     return inside + (most - linear) * ((x - inside) / (most - linear)).tanh()
+
+
+def without_autocast(x: Tensor) -> contextlib.AbstractContextManager[None]:
+    """Return a context in which operations on the device of ``x`` keep the types of their inputs.
+
+    Networks are traced on the meta device, which has no autocast.
+    """
+    if x.is_meta:
+        return contextlib.nullcontext()
+    return torch.autocast(x.device.type, enabled=False)
 
 
 class _Softplus(torch.autograd.Function):

@@ -594,6 +594,26 @@ def test_a_page_of_files_and_one_without_any_images(trained, folder, capsys):
     assert "Note: the page shows samples, because there are no images" in capsys.readouterr().out
     assert "samples of the model" in (folder / "b.html").read_text(encoding="utf-8")
     assert "gone" in failure(["explore", "gone", *ckpt(trained, "photos")], capsys)
+    nothing = ["explore", *ckpt(trained, "vq"), "--root=gone", "--out=c.html"]
+    assert "Digits cannot be built" in failure(nothing, capsys)  # there is no prior to sample from
+    assert not (folder / "c.html").exists()
+
+
+def test_a_page_names_what_it_lacks(trained, folder, capsys):
+    photos(folder / "new", 5)
+    (folder / "new/red/02.png").write_text("no image")
+    main(["explore", "new", *ckpt(trained, "photos"), "--out=a.html"])
+    assert "Left out: red/02.png" in capsys.readouterr().out
+    page = (folder / "a.html").read_text(encoding="utf-8")
+    assert "4 of 5 images of new" in page
+    assert '"background":"white"' in page  # that of transparent pixels in the training
+    assert "Made by vae explore from photos/version_0/checkpoints/best.ckpt." in page
+    assert str(trained) not in page
+    np.save("x.npy", np.zeros((3, 8, 8, 3), dtype="uint8"))
+    given = ["explore", "x.npy", *ckpt(trained, "classes"), "--out=b.html"]
+    assert "the class of these images is not known: give --label" in failure(given, capsys)
+    main([*given, "--label=red"])
+    assert '"labels":[1,1,1]' in (folder / "b.html").read_text(encoding="utf-8")
 
 
 # Exported models

@@ -250,3 +250,12 @@ def test_density_of_the_top_layer_is_that_of_its_noise():
     exact = Normal(0.0, 1.0).log_prob(epsilon.double()).sum(2) + 3 * 14
     found = (draws.log_prob - below.log_prob).double()
     torch.testing.assert_close(found, exact, rtol=1e-6, atol=1e-5)
+
+
+def test_the_noise_of_the_lower_level_is_what_it_was_drawn_with():
+    hierarchy = model()
+    z_2, epsilon = torch.randn(6, 2), torch.randn(6, 3)
+    mu, log_var = hierarchy.generative_net(z_2).chunk(2, 1)
+    z_1 = hierarchy.lower_level(z_2, epsilon)
+    torch.testing.assert_close(z_1, mu + epsilon * log_var.exp().sqrt())
+    torch.testing.assert_close(hierarchy.lower_noise(z_1, z_2), epsilon, rtol=1e-4, atol=1e-5)

@@ -13,7 +13,7 @@ from torch.distributions import AffineTransform, Distribution, Normal
 from vae_lightning.distributions.posteriors import DiagonalGaussian, Posterior
 from vae_lightning.distributions.priors import Prior
 from vae_lightning.distributions.transformed import TransformedGaussian
-from vae_lightning.functional import standard_normal_log_prob
+from vae_lightning.functional import standard_normal_log_prob, without_autocast
 
 
 def zuko_flows() -> Any:
@@ -93,7 +93,7 @@ class IAFPosterior(Posterior):
         mu, log_var, context = features.split([size, size, self.context_features], 1)
 
         def transform(z: Tensor) -> tuple[Tensor, Tensor]:
-            with torch.autocast(z.device.type, enabled=False):
+            with without_autocast(z):
                 # The direction in which MAF evaluates densities: one pass for all dimensions.
                 moved, log_det = self.transforms(context[:, None]).call_and_ladj(z)
             return moved, log_det
@@ -140,7 +140,7 @@ class RealNVPPrior(Prior):
         """See `Prior.log_prob`."""
         if condition is not None:
             condition = condition[:, None].expand(*z.shape[:2], -1)
-        with torch.autocast(z.device.type, enabled=False):
+        with without_autocast(z):
             base, log_det = self.transforms(condition).call_and_ladj(z.float())
             log_prob: Tensor = standard_normal_log_prob(base) + log_det
         return log_prob

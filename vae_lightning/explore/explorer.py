@@ -1,9 +1,11 @@
 """The page of ``vae explore``: one HTML file in which a model is explored by hand."""
 
 import base64
+import copy
 import html
 import io
 import json
+import re
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any, NamedTuple
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 
 from vae_lightning import plotting
 from vae_lightning.distributions.categorical import UniformCategorical
+from vae_lightning.distributions.posteriors import Latents
 from vae_lightning.distributions.priors import StandardNormal
 from vae_lightning.errors import UserError
 from vae_lightning.explore.graph import export_graph, pack
@@ -27,8 +30,8 @@ from vae_lightning.models.vq_vae import VQVAE
 from vae_lightning.plotting.codes import similar_colors
 from vae_lightning.randomness import generator
 
-MOST_PIXELS = 1_600_000
-"""Largest number of pixels of all originals together, which bounds the size of the page."""
+_THUMBNAIL_VALUES = 2_000_000
+"""Largest number of values of all originals in a page, which bounds its size."""
 
 _COLLAPSED = 0.01
 """KL in nats, or variance, below which a dimension is folded away."""
@@ -37,7 +40,15 @@ _LIMIT = 4.0
 """Standard deviations of the prior, or of the latents, that a slider reaches."""
 
 _SAMPLES = 200
-"""Number of samples from a prior that is not N(0, I)."""
+"""Number of samples from a prior that is not N(0, I), of all classes together."""
+
+_PALETTE_COLUMNS = 16
+
+_SCRIPTS = (
+    *("interpreter.js", "networks.js", "motion.js", "latent.js", "plot.js"),
+    *("drawing.js", "start.js"),
+)
+"""Scripts of the page; each uses those before it when it is read."""
 
 _CHUNK = 250
 
@@ -50,9 +61,11 @@ class _Decoder(nn.Module):
         self.model = model
 
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
-        if isinstance(self.model, HierarchicalVAE):
-            z = self.model.lower_mean(z)
-        return self.model.likelihood.mean(self.model.decoder(z, condition))
+        model = self.model
+        if isinstance(model, HierarchicalVAE):
+            z_2, epsilon = z.split([model.prior_dim, model.latent_dim], 1)
+            z = model.lower_level(z_2, epsilon)
+        return model.likelihood.mean(model.decoder(z, condition))
 
 
 class _Encoder(nn.Module):
@@ -65,10 +78,23 @@ class _Encoder(nn.Module):
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         model = self.model
         if isinstance(model, LatentVariableModel) and not _is_categorical(model):
-            z = model.posterior(x, condition).point_estimate
-            return z if isinstance(z, Tensor) else z[-1]
+            return _vector(model, model.posterior(x, condition).point_estimate)
         scores: Tensor = model.encoder(x, condition)
         return scores
+
+
+def _vector(model: BaseVAE, z: Latents) -> Tensor:
+    """Return latents as vectors, (B, D).
+
+    A hierarchy is that of its generative process: the top level, and the noise of the level below.
+    With the noise kept, a change of the top level changes the whole image, and images are
+    reconstructed as the model does.
+    """
+    if isinstance(z, Tensor):
+        return z
+    assert isinstance(model, HierarchicalVAE)
+    z_1, z_2 = z
+    return torch.cat([z_2, model.lower_noise(z_1, z_2)], 1)
 
 
 class _Space(NamedTuple):
@@ -98,13 +124,16 @@ def explorer(
     what: str = "images",
     footer: str = "",
     binary: bool = False,
+    background: str = "black",
     seed: int = 0,
 ) -> str:
     """Return a page in which a model is explored by hand: one HTML file that needs no network.
 
     It has a slider for each latent dimension (or a map of codes, or a table of categories), the
     decoded image, the latents of images, and a place for an image of one's own, which is encoded in
-    the page. The networks run in the browser, with weights in half precision.
+    the page. The networks run in the browser, with weights in half precision. The originals are
+    embedded for the first images only, up to two million values of pixels; those of the others are
+    decoded.
 
     Args:
         model: The model.
@@ -116,6 +145,7 @@ def explorer(
         what: What the images are, for the subtitle.
         footer: First sentence of the last line.
         binary: Whether the model was trained on binary pixels, to which own images are rounded.
+        background: Color behind own images, such as ``white`` or ``#ff8000``.
         seed: Seed of samples from the prior.
 
     Returns:
@@ -139,6 +169,8 @@ def explorer(
         raise UserError(
             f"this {type(model).__name__} is conditional: give the classes of the images"
         )
+    if model.to_device_dtype(x[:1]).dtype != torch.float32:
+        model = copy.deepcopy(model).float()
     with model.inference():
         space = _space(model, x, y, seed)
         first = y[:1] if y is not None else None
@@ -152,7 +184,8 @@ def explorer(
             encoder, missing = None, f" Without images of your own, because {error}."
         rounded = space.decoder_input.half().float()  # as the page has it
         on_device = [part.to(model.device) for part in (rounded, *given)]
-        probe = _Decoder(model)(*on_device).cpu()
+        probe = _Decoder(model)(*on_device).mul(1e5).round().div(1e5)
+        encoded = _Encoder(model)(probe, *on_device[1:])
     title = title or type(model).__name__
     data = {
         "title": title,
@@ -163,6 +196,7 @@ def explorer(
         "classes": list(class_names) or [str(i) for i in range(model.num_classes)],
         "conditional": model.conditional,
         "binary": binary,
+        "background": background,
         "canSample": model.has(Capability.SAMPLES),
         "decoder": decoder,
         "encoder": encoder,
@@ -173,7 +207,8 @@ def explorer(
         "probe": {
             "latent": space.latents[0].float().half().tolist(),
             "label": int(first) if model.conditional and first is not None else 0,
-            "image": [round(value, 5) for value in probe.flatten().tolist()],
+            "image": probe.flatten().tolist(),
+            "encoded": encoded.flatten().tolist(),
         },
         **space.fields,
     }
@@ -183,22 +218,20 @@ def explorer(
 def _fill(title: str, data: dict[str, Any]) -> str:
     """Return the page with its data."""
     folder = files("vae_lightning.explore") / "page"
-    page, style, interpreter, script = (
+    page, style, *scripts = (
         (folder / name).read_text(encoding="utf-8")
-        for name in ("page.html", "style.css", "interpreter.js", "page.js")
+        for name in ("page.html", "style.css", *_SCRIPTS)
     )
     # "<" could end the element that holds the data.
     text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     parts = {
         "title": html.escape(title),
         "style": style,
-        "interpreter": interpreter,
-        "script": script,
+        "scripts": "\n".join(scripts),
         "data": text,
     }
-    for name, part in parts.items():
-        page = page.replace("{{" + name + "}}", part)
-    return page
+    # In one pass, because a title or a name may look like a place for another part.
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], page)
 
 
 def _described(space: _Space) -> str:
@@ -209,7 +242,7 @@ def _described(space: _Space) -> str:
         rows, columns = space.fields["map"]
         codes = space.fields["codebook"]["shape"][0]
         return f"{rows} x {columns} codes of a codebook of {codes}"
-    size = space.latents.shape[1]
+    size = len(space.fields["use"])
     return f"{size} latent dimensions, {size - len(space.fields['collapsed'])} in use"
 
 
@@ -237,12 +270,14 @@ def _chunks(n: int) -> list[slice]:
 
 
 def _vectors(model: LatentVariableModel, x: Tensor, y: Tensor | None, seed: int) -> _Space:
-    """Return continuous latents: all of them, or the top level of a hierarchy."""
-    found = []
-    for here in _chunks(len(x)):
-        z = model.embed(x[here], _labels(model, y, here))
-        found.append((z if isinstance(z, Tensor) else z[-1]).float().cpu())
-    latents = torch.cat(found)
+    """Return continuous latents, of which the first `Prior.latent_dim` have a slider."""
+    latents = torch.cat(
+        [
+            _vector(model, model.embed(x[here], _labels(model, y, here))).float().cpu()
+            for here in _chunks(len(x))
+        ]
+    )
+    moved = latents[:, : model.prior_dim]
     if model.has(Capability.KL_PER_DIMENSION):
         parts = [
             dimension_use(model, x[here], _labels(model, y, here))[0] * len(x[here])
@@ -250,14 +285,20 @@ def _vectors(model: LatentVariableModel, x: Tensor, y: Tensor | None, seed: int)
         ]
         use, unit = torch.stack(parts).sum(0) / len(x), "KL in nats"
     else:
-        use, unit = latents.var(0, correction=0), "variance"
-    middle, reach = torch.zeros(latents.shape[1]), torch.full((latents.shape[1],), _LIMIT)
+        use, unit = moved.var(0, correction=0), "variance"
+    middle, reach = torch.zeros(model.prior_dim), torch.full((model.prior_dim,), _LIMIT)
     samples = None
     if not isinstance(model.prior, StandardNormal):
-        middle, reach = latents.mean(0), _LIMIT * latents.std(0).nan_to_num().clamp(min=1e-3)
-        if not model.conditional:
-            samples = pack(model.prior.sample(_SAMPLES, None, generator(seed, "explorer")).cpu())
-    reach = torch.maximum(reach, (latents - middle).abs().amax(0))
+        middle, reach = moved.mean(0), _LIMIT * moved.std(0, correction=0).clamp(min=1e-3)
+        drawn = _prior_samples(model, seed)
+        noise = torch.randn(
+            len(drawn), latents.shape[1] - len(middle), generator=generator(seed, "below")
+        )
+        samples = pack(torch.cat([drawn, noise], 1))
+    reach = torch.maximum(reach, (moved - middle).abs().amax(0))
+    note = ""
+    if isinstance(model, HierarchicalVAE):
+        note = "These are the dimensions of the top level. The level below keeps its noise."
     collapsed = (use < _COLLAPSED).nonzero()[:, 0].tolist()
     return _Space(
         "vector",
@@ -266,13 +307,26 @@ def _vectors(model: LatentVariableModel, x: Tensor, y: Tensor | None, seed: int)
         {
             "use": [round(value, 4) for value in use.tolist()],
             "unit": unit,
+            "note": note,
             "low": (middle - reach).tolist(),
             "high": (middle + reach).tolist(),
-            "middle": middle.tolist(),
-            "collapsed": collapsed if len(collapsed) < latents.shape[1] else [],
+            "middle": nn.functional.pad(middle, (0, latents.shape[1] - len(middle))).tolist(),
+            "collapsed": collapsed if len(collapsed) < len(use) else [],
             "samples": samples,
         },
     )
+
+
+def _prior_samples(model: LatentVariableModel, seed: int) -> Tensor:
+    """Return samples of the prior, (N, L), with those of a class after each other."""
+    condition = None
+    if model.conditional:
+        each = -(-_SAMPLES // model.num_classes)
+        classes = torch.arange(model.num_classes).repeat_interleave(each)
+        condition = model.encode_labels(classes, len(classes))
+    n = _SAMPLES if condition is None else len(condition)
+    samples: Tensor = model.prior.sample(n, condition, generator(seed, "explorer"))
+    return samples.cpu()
 
 
 def _categories(model: LatentVariableModel, x: Tensor, y: Tensor | None, seed: int) -> _Space:
@@ -285,7 +339,7 @@ def _categories(model: LatentVariableModel, x: Tensor, y: Tensor | None, seed: i
         assert isinstance(z, Tensor)
         one_hot.append(z.float().cpu())
     vectors = torch.cat(one_hot)
-    drawn = model.prior.sample(_SAMPLES, None, generator(seed, "explorer"))
+    drawn = _prior_samples(model, seed)
     return _Space(
         "categorical",
         vectors.unflatten(1, (-1, k)).argmax(2),
@@ -305,7 +359,6 @@ def _codes(model: VQVAE, x: Tensor, y: Tensor | None) -> _Space:
     )
     vectors = next(iter(model.codebooks.values())).detach().float().cpu()
     colors = similar_colors(vectors) if len(vectors) > 1 else [[128, 128, 128]]
-    order = plotting.principal_components(vectors, 1)[0][:, 0].argsort() if len(vectors) > 1 else 0
     means = torch.cat(
         [model.latent_vectors(x[here], _labels(model, y, here)).cpu() for here in _chunks(len(x))]
     )
@@ -317,10 +370,22 @@ def _codes(model: VQVAE, x: Tensor, y: Tensor | None) -> _Space:
             "map": list(codes.shape[1:]),
             "codebook": pack(vectors),
             "colors": [f"rgb({r} {g} {b})" for r, g, b in colors],
-            "order": torch.as_tensor(order).reshape(-1).tolist(),
+            "palette": _palette(vectors),
             **_projected(means),
         },
     )
+
+
+def _palette(vectors: Tensor) -> list[int]:
+    """Return codes in rows of similar ones.
+
+    They are sorted by the first principal component, and each row by the second.
+    """
+    if min(vectors.shape) < 2:
+        return vectors[:, 0].argsort().tolist()
+    points, _ = plotting.principal_components(vectors)
+    rows = points[:, 0].argsort().split(_PALETTE_COLUMNS)
+    return torch.cat([row[points[row, 1].argsort()] for row in rows]).tolist()
 
 
 def _projected(vectors: Tensor) -> dict[str, Any]:
@@ -335,12 +400,13 @@ def _projected(vectors: Tensor) -> dict[str, Any]:
     return {
         "points": pack(points),
         "span": [[-float(bound), float(bound)] for bound in bounds],
-        "axes": [f"principal component {i + 1} ({share:.0%})" for i, share in enumerate(shares)],
+        "axes": [f"principal component {i + 1} ({share:.1%})" for i, share in enumerate(shares)],
     }
 
 
 def _thumbnails(x: Tensor) -> dict[str, Any]:
-    """Return the originals in one picture, as a data URI."""
+    """Return originals in one picture, as a data URI: all, or the first ones if they are large."""
+    x = x[: max(1, _THUMBNAIL_VALUES // x[0].numel())]
     n, channels, height, width = x.shape
     columns = max(1, min(n, 4096 // width))
     rows = -(-n // columns)
@@ -352,4 +418,4 @@ def _thumbnails(x: Tensor) -> dict[str, Any]:
     buffer = io.BytesIO()
     Image.fromarray(pixels.contiguous().numpy()).save(buffer, "PNG", optimize=True)
     uri = base64.b64encode(buffer.getvalue()).decode()
-    return {"uri": f"data:image/png;base64,{uri}", "columns": columns}
+    return {"uri": f"data:image/png;base64,{uri}", "columns": columns, "count": n}

@@ -88,18 +88,28 @@ class HierarchicalVAE(VAE):
         """See `GenerativeModel.likelihood_params`; only z_1 matters."""
         return super().likelihood_params(z[0], condition)
 
-    def lower_mean(self, z_2: Tensor) -> Tensor:
-        """Return the mean of p(z_1|z_2), (B, latent_dim), for z_2, (B, top_dim)."""
-        return _gaussian(self.generative_net, z_2).mu
+    def lower_level(self, z_2: Tensor, epsilon: Tensor) -> Tensor:
+        """Return the z_1 that p(z_1|z_2) draws with standard normal noise.
+
+        Args:
+            z_2: Latents of the top, (B, top_dim).
+            epsilon: Noise, (B, latent_dim); zeros for the mean.
+        """
+        z_1: Tensor = _gaussian(self.generative_net, z_2).draws_at(epsilon[:, None]).z[:, 0]
+        return z_1
+
+    def lower_noise(self, z_1: Tensor, z_2: Tensor) -> Tensor:
+        """Return the noise with which `lower_level` gives z_1, (B, latent_dim)."""
+        given = _gaussian(self.generative_net, z_2)
+        return (z_1 - given.mu) * (-0.5 * given.log_var).exp()
 
     def sample_latents(
         self, n: int, condition: Tensor | None, generator: torch.Generator | None
     ) -> Latents:
         """See `GenerativeModel.sample_latents`."""
         z_2 = self.prior.sample(n, condition, generator).to(self.device)
-        given = _gaussian(self.generative_net, z_2)
         epsilon = torch.randn(n, self.latent_dim, generator=generator).to(self.device)
-        return given.draws_at(epsilon[:, None]).z[:, 0], z_2
+        return self.lower_level(z_2, epsilon), z_2
 
 
 class TwoLayerPosterior(LatentDistribution):
