@@ -11,6 +11,7 @@ from vae_lightning import explore, plotting
 from vae_lightning.cli.explore import items
 from vae_lightning.cli.explore.options import Parser, Trained, positive
 from vae_lightning.cli.explore.outputs import Outputs
+from vae_lightning.distributions.likelihoods import DiscretizedLogistic
 from vae_lightning.errors import UserError
 
 _SHOWN = 10
@@ -20,9 +21,9 @@ WHICH = """\
 which score:
   squared_error            finds what the model cannot draw: defects, objects of another kind
   negative_log_likelihood  finds what is unlikely as a whole; smooth images score low (likely)
-                           under most models, whatever they show
+                           under many models, whatever they show
   complexity_corrected     the same less the length of the image as a PNG file (--complexity),
-                           which takes smoothness out
+                           which takes smoothness out; for likelihoods of 8-bit pixels only
   kl                       how much the latent says; alone, it is a poor score of anomaly
 """
 
@@ -56,6 +57,12 @@ def run(options: argparse.Namespace) -> None:
         name for name in ("negative_log_likelihood", "squared_error") if name in scores
     )
     note = ""
+    if options.complexity and not isinstance(trained.model.likelihood, DiscretizedLogistic):
+        name = type(trained.model.likelihood).__name__
+        print(
+            "Note: the length of a PNG file is comparable with likelihoods of 8-bit pixels "
+            f"(DiscretizedLogistic), not with a {name}"
+        )
     percentiles: dict[str, Tensor] = {}
     if options.reference:
         try:
