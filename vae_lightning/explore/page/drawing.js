@@ -17,7 +17,7 @@ function readDrawing() {
 }
 
 function showOwnNote() {
-  element("own-note").textContent = DATA.conditional ? `Encoded as class ${DATA.classes[label]}.` : "";
+  element("own-note").textContent = DATA.conditional ? `Images are encoded as class ${DATA.classes[label]}.` : "";
 }
 
 function clearDrawing() {

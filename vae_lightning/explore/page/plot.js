@@ -57,8 +57,8 @@ function ticksOf(axis) {
   const [low, high] = spanOf(axis);
   const power = 10 ** Math.floor(Math.log10((high - low) / 5));
   const step = [1, 2, 5, 10].map((factor) => factor * power).find((s) => (high - low) / s <= 10);
-  const first = Math.ceil(low / step + 0.1);
-  const count = Math.floor(high / step - 0.1) - first + 1;
+  const first = Math.ceil(low / step + 0.3);
+  const count = Math.floor(high / step - 0.3) - first + 1;
   return Array.from({ length: Math.max(0, count) }, (_, i) => (first + i) * step);
 }
 
