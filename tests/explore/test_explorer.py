@@ -57,19 +57,19 @@ MODELS = {
     "conv": lambda: VAE(latent_dim=5, **DIGITS),
     "conditional": lambda: CVAE(latent_dim=5, **DIGITS),
     "odd color": lambda: VAE(latent_dim=5, image_shape=(3, 33, 31)),
-    **{a: partial(VAE, latent_dim=5, **mlp(a), **DIGITS) for a in ("relu", "tanh", "silu", "gelu")},
-    "gated": partial(VAE, latent_dim=5, **mlp("gated"), **DIGITS),
     **{
-        kind.__name__: partial(VAE, latent_dim=5, likelihood=kind, **mlp("relu"), **DIGITS)
-        for kind in (
-            likelihoods.ContinuousBernoulli,
-            likelihoods.Gaussian,
-            likelihoods.DiscretizedLogistic,
+        f"{activation} {kind.__name__}": partial(
+            VAE, latent_dim=5, likelihood=kind, **mlp(activation), **DIGITS
+        )
+        for activation, kind in (
+            ("tanh", likelihoods.ContinuousBernoulli),
+            ("silu", likelihoods.Gaussian),
+            ("gelu", likelihoods.DiscretizedLogistic),
+            ("gated", likelihoods.Bernoulli),
         )
     },
-    "vq": lambda: VQVAE(**DIGITS),
+    "vq": lambda: VQVAE(image_shape=(3, 30, 29)),
     "vq conditional": lambda: VQVAE(conditional=True, **DIGITS),
-    "vq odd color": lambda: VQVAE(image_shape=(3, 30, 29)),
     "categorical": lambda: CategoricalVAE(num_variables=4, num_categories=3, **DIGITS),
     "hierarchy": lambda: HierarchicalVAE(latent_dim=8, top_dim=4, hidden=(16,), **DIGITS),
     "wae": lambda: WAE(latent_dim=5, **DIGITS),
