@@ -283,7 +283,8 @@ class RunData(Items):
         self.data.teardown("predict")
         self.dataset: Any = self.data.datasets[split]
         self.split = split
-        self.what = f"the {split} split of {cls.__name__}"
+        splits = "all splits" if split == "all" else f"the {split} split"
+        self.what = f"{splits} of {cls.__name__}"
 
     def __len__(self) -> int:
         return len(self.dataset)
