@@ -193,7 +193,7 @@ def test_manifold_has_z0_to_the_right_and_z1_upwards(monkeypatch):
     monkeypatch.setattr(
         plotting,
         "manifold",
-        lambda images, values, title: (
+        lambda images, values, **kwargs: (
             shown.update(images=images, values=values) or original(images, values)
         ),
     )

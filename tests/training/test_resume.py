@@ -133,7 +133,7 @@ def test_a_stopped_training_ends_as_if_it_had_not_been(variant, step, folder, ca
     code, message = ends(["fit", *TINY, *options, "--name=stopped", *at(step)], capsys)
     assert code == 128 + signal.SIGTERM
     why, _, command = message.partition("; to continue: ")
-    assert why == f"stopped by SIGTERM in epoch {1 if step == 9 else 2}"
+    assert why == f"stopped by SIGTERM in epoch {2 if step == 9 else 3}"
     stopped = folder / "runs" / "stopped" / "version_0"
     assert step_of(last(stopped)) == step + 1
     main(shlex.split(command)[1:])
