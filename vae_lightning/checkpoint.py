@@ -1,5 +1,6 @@
 """Checkpoints: plain data in, plain data out, never pickled code. No Lightning is needed."""
 
+import hashlib
 import json
 import pickle
 import re
@@ -192,10 +193,21 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 """Files of a folder that ``vae export`` writes."""
 
+WEIGHTS_DIGEST = "weights_sha256"
+"""Key of the checksum of `WEIGHTS_FILE` in `CONFIG_FILE`."""
+
 
 def is_exported(path: Path) -> bool:
-    """Return whether a path is that of a folder that ``vae export`` has written."""
-    return (path / CONFIG_FILE).is_file() and (path / WEIGHTS_FILE).is_file()
+    """Return whether a path is that of a folder that ``vae export`` has written.
+
+    Raises:
+        UserError: If one of its files is missing.
+    """
+    held = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if (path / name).is_file()]
+    if len(held) == 1:
+        (missing,) = {CONFIG_FILE, WEIGHTS_FILE} - set(held)
+        raise UserError(f"{path} has {held[0]} but no {missing}: export the model again")
+    return len(held) == 2
 
 
 def read(path: str | Path) -> Checkpoint:
@@ -247,7 +259,7 @@ def read(path: str | Path) -> Checkpoint:
 def _read_exported(folder: Path) -> Checkpoint:
     """Read a folder that ``vae export`` has written."""
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     path = folder / CONFIG_FILE
     try:
@@ -257,12 +269,17 @@ def _read_exported(folder: Path) -> Checkpoint:
     if not isinstance(config, dict):
         raise UserError(f"{path} is damaged: it holds no settings; {_GET_ANOTHER}")
     record = TrainingRecord.from_checkpoint(config, path)
+    path = folder / WEIGHTS_FILE
     try:
-        weights = load_file(folder / WEIGHTS_FILE)
+        held = path.read_bytes()
+        if hashlib.sha256(held).hexdigest() != config.get(WEIGHTS_DIGEST):
+            raise UserError(
+                f"{path} is not the file that {CONFIG_FILE} describes (its checksum is another "
+                "one): export the model again, or get both files again"
+            )
+        weights = load(held)
     except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"{folder / WEIGHTS_FILE} cannot be read ({_reason(error)}): {_GET_ANOTHER}"
-        ) from error
+        raise UserError(f"{path} cannot be read ({_reason(error)}): {_GET_ANOTHER}") from error
     state_dict = {f"{MODEL_PREFIX}{name}": value for name, value in weights.items()}
     content = {"state_dict": state_dict, "global_step": record.step}
     return Checkpoint(folder, content, record)

@@ -64,6 +64,15 @@ def without_autocast(x: Tensor) -> contextlib.AbstractContextManager[None]:
     """Return a context in which operations on the device of ``x`` keep the types of their inputs.
 
     Networks are traced on the meta device, which has no autocast.
+
+    Example:
+        >>> x = torch.ones(2, 2)
+        >>> with torch.autocast("cpu", torch.bfloat16):
+        ...     mixed = x @ x
+        ...     with without_autocast(x):
+        ...         kept = x @ x
+        >>> mixed.dtype, kept.dtype
+        (torch.bfloat16, torch.float32)
     """
     if x.is_meta:
         return contextlib.nullcontext()

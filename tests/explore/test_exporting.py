@@ -175,9 +175,13 @@ def damage(folder, how):
     elif how == "size":
         content["vae_lightning"]["model"]["init_args"]["latent_dim"] = 7
         config.write_text(json.dumps(content))
+    elif how.startswith("no "):
+        (folder / how.removeprefix("no ")).unlink()
     else:
         weights = folder / "model.safetensors"
-        weights.write_bytes(weights.read_bytes()[:100])
+        held = bytearray(weights.read_bytes())
+        held[-1] ^= 1
+        weights.write_bytes(held if how == "byte" else held[:100])
 
 
 @pytest.mark.parametrize(
@@ -188,7 +192,10 @@ def damage(folder, how):
         ("version", "has a record of version 99"),
         ("class", "names 'os.system', which is no"),
         ("size", "do not fit the VAE that it describes"),
-        ("weights", "model.safetensors cannot be read"),
+        ("cut", "model.safetensors is not the file that config.json describes"),
+        ("byte", "model.safetensors is not the file that config.json describes"),
+        ("no config.json", "has model.safetensors but no config.json"),
+        ("no model.safetensors", "has config.json but no model.safetensors"),
     ],
 )
 def test_damaged_folders(how, message, tmp_path):

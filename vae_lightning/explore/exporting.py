@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import hashlib
 import importlib.util
 import json
 import logging
@@ -15,7 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from vae_lightning import __version__
-from vae_lightning.checkpoint import CONFIG_FILE, WEIGHTS_FILE, TrainingRecord
+from vae_lightning.checkpoint import (
+    CONFIG_FILE,
+    RECORD_KEY,
+    WEIGHTS_DIGEST,
+    WEIGHTS_FILE,
+    TrainingRecord,
+)
 from vae_lightning.errors import UserError
 from vae_lightning.files import atomic_write_text
 from vae_lightning.models.base import BaseVAE
@@ -89,7 +96,8 @@ def write_weights(model: BaseVAE, record: TrainingRecord, folder: Path) -> None:
     from safetensors.torch import save
 
     weights = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
-    (folder / WEIGHTS_FILE).write_bytes(save(weights, metadata={"format": "pt"}))
+    written = save(weights, metadata={"format": "pt"})
+    (folder / WEIGHTS_FILE).write_bytes(written)
     data = record.data
     if data is not None:
         arguments = {k: v for k, v in data.get("init_args", {}).items() if k != "root"}
@@ -99,7 +107,8 @@ def write_weights(model: BaseVAE, record: TrainingRecord, folder: Path) -> None:
         "library_name": "vae_lightning",
         "library_version": __version__,
         "architectures": [type(model).__name__],
-        **{"vae_lightning": kept.to_dict()},
+        WEIGHTS_DIGEST: hashlib.sha256(written).hexdigest(),
+        RECORD_KEY: kept.to_dict(),
     }
     atomic_write_text(folder / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
 

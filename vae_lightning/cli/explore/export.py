@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> None:
         formats.remove("onnx")
         print(f"Note: without ONNX files ({text})")
     outputs = Outputs(options, trained.held, "export", ())
-    if checkpoint.is_exported(outputs.folder) and outputs.folder == trained.held.path:
+    if outputs.folder == trained.held.path:
         raise UserError(f"{outputs.folder} is the exported model itself: give another --out")
     outputs.folder.mkdir(parents=True, exist_ok=True)
     exporting.write_weights(model, trained.held.record, outputs.folder)
