@@ -55,7 +55,7 @@ def test_examples(name):
     [
         ("vae_lightning.functional", "softplus"),
         ("vae_lightning.plotting.images", "image_grid"),  # wrapped by a decorator
-        ("vae_lightning.nets.quantizers", "kmeans"),
+        ("vae_lightning.nets.quantizers.codebook", "kmeans"),
         ("vae_lightning.settings", "Configurable"),
     ],
 )

@@ -16,7 +16,8 @@ from vae_lightning.errors import UserError, nearest
 from vae_lightning.models.image_model import ImageModel
 from vae_lightning.models.loading import find_imported
 from vae_lightning.nets import Decoder, Encoder
-from vae_lightning.nets.quantizers import VectorQuantizer
+from vae_lightning.nets.code_networks import CodeNetwork
+from vae_lightning.nets.quantizers import Quantizer
 from vae_lightning.schedules import Schedule
 
 TRACEBACK = "VAE_TRACEBACK"
@@ -31,7 +32,8 @@ _BASES: dict[str, type] = {
     "posterior": Posterior,
     "likelihood": Likelihood,
     "schedule": Schedule,
-    "quantizer": VectorQuantizer,
+    "quantizer": Quantizer,
+    "network": CodeNetwork,
 }
 """Base classes of what options take, by the last part of their names."""
 
@@ -119,12 +121,12 @@ def _unknown_argument(match: Match, complaint: Complaint) -> str:
     """Complain about an argument that the class of an option does not have."""
     owners = re.findall(r"class_path(?:=| )'([\w.]+)'", complaint.message)
     owner = owners[-1].rpartition(".")[2] if owners else complaint.key
-    others = {
-        cls.__name__
-        for base in PROJECT_BASES
-        for cls in subclasses(base)
-        if match[1] in inspect.signature(cls).parameters
-    }
+    kind = find_imported(owners[-1]) if owners else None
+    same_kind = [
+        base for base in PROJECT_BASES if isinstance(kind, type) and issubclass(kind, base)
+    ]
+    # A class of the same kind that has the option, or else one of its parts.
+    others = _having(match[1], same_kind) or _having(match[1], PROJECT_BASES)
     verb = "has" if len(others) == 1 else "have"
     hint = f"; {' and '.join(sorted(others))} {verb} one" if others else ""
     same = [name for name in complaint.options if name.rpartition(".")[2] == match[1]]
@@ -133,6 +135,16 @@ def _unknown_argument(match: Match, complaint: Complaint) -> str:
     elif not others:
         hint = nearest(match[1], sorted({n for path in owners for n in _arguments_of(path)}))
     return f"{complaint.key}: {owner} has no option '{match[1]}'{hint}"
+
+
+def _having(option: str, bases: Iterable[type]) -> set[str]:
+    """Return the names of the public classes derived from these that have an option."""
+    return {
+        cls.__name__
+        for base in bases
+        for cls in subclasses(base)
+        if option in inspect.signature(cls).parameters and not cls.__name__.startswith("_")
+    }
 
 
 def _arguments_of(class_path: str) -> set[str]:

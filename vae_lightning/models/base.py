@@ -1,13 +1,14 @@
 """The base of every autoencoder: variants implement the abstract methods of its bases."""
 
 from abc import ABC
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from vae_lightning.distributions.likelihoods import Bernoulli, Likelihood
 from vae_lightning.distributions.priors import TrainingImages
 from vae_lightning.models.image_model import ObjectiveTerms
 from vae_lightning.models.inference import GenerativeModel
@@ -29,14 +30,24 @@ class BaseVAE(GenerativeModel, ABC):
     """An autoencoder. Variants implement `terms`, `objective` and what has to do with latents.
 
     Args:
+        likelihood: p(x|z).
         init_bias_from_data: Initialize the decoder's output bias at the mean training image (for a
             Bernoulli at its logit), so that training spends no time on learning it. Needs a decoder
             with a bias for each pixel.
-        **kwargs: See `GenerativeModel`.
+        **kwargs: See `ImageModel`. Encoder and decoder of a conditional model see the class.
     """
 
-    def __init__(self, init_bias_from_data: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        likelihood: Callable[[], Likelihood] = Bernoulli,
+        init_bias_from_data: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
+        self.cond_features = self.num_classes if self.conditional else 0
+        self.likelihood = likelihood()
+        channels, height, width = self.image_shape
+        self.params_shape = self.likelihood.n_params * channels, height, width
         self.init_bias_from_data = init_bias_from_data
 
     def init_from_data(self, images: TrainingImages) -> None:

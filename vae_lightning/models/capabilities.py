@@ -12,6 +12,7 @@ class Capability(StrEnum):
     CONTINUOUS_LATENT = "continuous latent vector whose dimensions could be moved one at a time"
     KL_PER_DIMENSION = "closed-form KL divergence of each latent dimension"
     CODEBOOK = "codebook"
+    CODE_PRIOR = "learned prior over codes"
     CONDITIONAL = "class condition"
 
 

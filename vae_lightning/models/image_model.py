@@ -32,6 +32,8 @@ class ObjectiveTerms:
 
     batch_dependent: ClassVar[frozenset[str]] = frozenset()
     """Names of terms whose values depend on the other images of the batch."""
+    evaluation_only: ClassVar[frozenset[str]] = frozenset()
+    """Names of terms that are not computed in training."""
 
     def as_dict(self) -> dict[str, Tensor]:
         """Return every term by the name under which it is logged."""
@@ -138,6 +140,20 @@ class ImageModel(Configurable, nn.Module, Scheduled, ABC):
 
     def init_from_data(self, images: TrainingImages) -> None:
         """Initialize what depends on the training images; called before the first update."""
+
+    def frozen_features(self, x: Tensor, condition: Tensor | None) -> Tensor | None:
+        """Return what `terms` takes instead of images, computed once by networks that do not learn.
+
+        Training then computes it before the first epoch, unless images change between epochs.
+
+        Args:
+            x: Images in [0, 1], (B, C, H, W).
+            condition: One-hot classes, (B, num_classes), of a conditional model.
+
+        Returns:
+            (B, ...), of any type but uint8; None if the model is trained on images.
+        """
+        return None
 
     @property
     def networks(self) -> list[nn.Module]:

@@ -1,40 +1,38 @@
 """The inference API that all models share: plain modules, used without Lightning."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from vae_lightning.distributions.likelihoods import Bernoulli, Likelihood
+from vae_lightning.distributions.likelihoods import Likelihood
 from vae_lightning.distributions.posteriors import Latents
 from vae_lightning.models.capabilities import Capability, MissingCapabilityError
 from vae_lightning.models.image_model import ImageModel, Labels
 from vae_lightning.randomness import Noise
 
+Codes = Tensor | tuple[Tensor, ...]
+"""Code indices, int64: a map (B, h, w), one with several codes per position (B, h, w, depth), or a
+tuple of these for a model with several levels, the uppermost first."""
+
 
 class GenerativeModel(ImageModel, ABC):
-    """A model of images with an encoder, a decoder and a likelihood: what can be done with it.
+    """A model of images with an encoder, a decoder and a likelihood, and what is done with it.
 
     `embed`, `decode`, `reconstruct`, `sample` and `log_prob` run in evaluation mode without
     gradients, whatever mode the model is in, and take their randomness from a generator or a seed,
     so they never disturb a training run.
 
-    Args:
+    Attributes:
         likelihood: p(x|z).
-        **kwargs: See `ImageModel`. Encoder and decoder of a conditional model see the class.
+        encoder: Network from images to features.
+        decoder: Network from latents to the parameters of the likelihood.
     """
 
+    likelihood: Likelihood
     encoder: nn.Module
     decoder: nn.Module
-
-    def __init__(self, likelihood: Callable[[], Likelihood] = Bernoulli, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.cond_features = self.num_classes if self.conditional else 0
-        self.likelihood = likelihood()
-        channels, height, width = self.image_shape
-        self.params_shape = self.likelihood.n_params * channels, height, width
 
     # What a model implements
 
@@ -178,8 +176,8 @@ class GenerativeModel(ImageModel, ABC):
         """
         raise MissingCapabilityError(type(self).__name__, Capability.KL_PER_DIMENSION)
 
-    def encode_indices(self, x: Tensor, label: Labels = None) -> Tensor:
-        """Return the map of code indices, int64, (B, h, w).
+    def encode_indices(self, x: Tensor, label: Labels = None) -> Codes:
+        """Return the code indices of images (B, C, H, W).
 
         Raises:
             MissingCapabilityError: If the model has no codebook.

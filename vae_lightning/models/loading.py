@@ -15,11 +15,12 @@ from vae_lightning.distributions.posteriors import Posterior
 from vae_lightning.distributions.priors import Prior
 from vae_lightning.errors import UserError
 from vae_lightning.files import expand
-from vae_lightning.models.base import BaseVAE
 from vae_lightning.models.classifier import Classifier
 from vae_lightning.models.image_model import ImageModel
+from vae_lightning.models.inference import GenerativeModel
 from vae_lightning.nets import Decoder, Encoder
-from vae_lightning.nets.quantizers import VectorQuantizer
+from vae_lightning.nets.code_networks import CodeNetwork
+from vae_lightning.nets.quantizers import Quantizer
 from vae_lightning.schedules import Schedule, Scheduled
 
 PARTS: tuple[type, ...] = (
@@ -30,12 +31,13 @@ PARTS: tuple[type, ...] = (
     Posterior,
     Prior,
     Schedule,
-    VectorQuantizer,
+    Quantizer,
+    CodeNetwork,
 )
 """Base classes of what a model is made of; a checkpoint may name their subclasses."""
 
 
-def load(path: str | Path, map_location: str | torch.device = "cpu") -> BaseVAE:
+def load(path: str | Path, map_location: str | torch.device = "cpu") -> GenerativeModel:
     """Load a trained autoencoder of the class that the checkpoint names.
 
     Args:
@@ -51,7 +53,7 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> BaseVAE:
             uses, before.
     """
     model = load_model(path, map_location)
-    if not isinstance(model, BaseVAE):
+    if not isinstance(model, GenerativeModel):
         raise UserError(
             f"{path} is of a {type(model).__name__}, which neither encodes nor makes images: give "
             "a checkpoint of a VAE or another autoencoder"

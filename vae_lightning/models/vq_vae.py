@@ -7,46 +7,64 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vae_lightning.distributions.posteriors import Latents
 from vae_lightning.models.base import BaseVAE, Terms
 from vae_lightning.models.capabilities import Capability, MissingCapabilityError
+from vae_lightning.models.discrete import DiscreteModel
 from vae_lightning.models.image_model import Labels
 from vae_lightning.nets import Decoder, Encoder, ImageShape, ResidualDecoder, ResidualEncoder
-from vae_lightning.nets.quantizers import Quantized, VectorQuantizer
+from vae_lightning.nets.quantizers import Quantized, Quantizer, VectorQuantizer
 from vae_lightning.randomness import Noise
 from vae_lightning.results import NATS
+
+NO_PRIOR = (
+    "train a prior over its codes with vae fit --config vq_prior --model.autoencoder CKPT, or "
+    "decode code maps of your own with decode_indices(indices)"
+)
+"""What to do about a model without a prior over its codes."""
 
 
 @dataclass(frozen=True)
 class VQTerms(Terms):
-    """The three terms of the VQ-VAE's objective, each (B,).
+    """The terms of the VQ-VAE's objective, each (B,). None where a quantizer has no such term.
 
     Attributes:
         reconstruction: -log p(x|z_q) in nats, summed over the pixels.
-        codebook: ||sg[z_e] - e||^2, summed over the map; 0 where the codebook is a moving average.
+        codebook: ||sg[z_e] - e||^2, summed over the map.
         commitment: ||z_e - sg[e]||^2, summed over the map.
-        indices: Chosen codes, int64, (B, h, w); not logged.
+        regularizer: Weighted terms of the quantizer's own, (B,) or ().
+        indices: Chosen codes, int64, by codebook; not logged.
     """
 
-    codebook: Tensor
-    commitment: Tensor
-    indices: Tensor
+    codebook: Tensor | None
+    commitment: Tensor | None
+    regularizer: Tensor | None
+    indices: dict[str, Tensor]
 
     def as_dict(self) -> dict[str, Tensor]:
-        """Return the three terms."""
-        return {name: value for name, value in super().as_dict().items() if name != "indices"}
+        """Return the terms that the quantizer has."""
+        held = super().as_dict()
+        return {
+            name: value for name, value in held.items() if name != "indices" and value is not None
+        }
+
+    @property
+    def batch_dependent(self) -> frozenset[str]:  # type: ignore[override]
+        """See `ObjectiveTerms.batch_dependent`: an entropy is that of the whole batch."""
+        return frozenset() if self.regularizer is None else frozenset({"regularizer"})
 
     def code_indices(self) -> dict[str, Tensor]:
         """See `Terms.code_indices`."""
-        return {"": self.indices}
+        return self.indices
 
     @classmethod
     def unit(cls, name: str) -> str:
         """See `Terms.unit`."""
+        if name == "regularizer":
+            return "as weighted"
         return NATS if name == "reconstruction" else "squared distance"
 
 
-class VQVAE(BaseVAE):
+class VQVAE(DiscreteModel, BaseVAE):
     """Autoencoder with a discrete latent: -log p(x|z_q) + codebook + commitment_weight commitment.
 
     Each position of the encoder's map is replaced by the nearest code of a learned codebook.
@@ -57,7 +75,7 @@ class VQVAE(BaseVAE):
             paper). The codebook's own term has weight 1.
         encoder: Network from images to a map of ``embedding_dim`` channels.
         decoder: Network from that map to the parameters of the likelihood.
-        quantizer: The codebook and how it learns.
+        quantizer: The codebook and how it learns, or another kind of quantizer.
         **kwargs: See `BaseVAE`.
 
     Raises:
@@ -70,7 +88,7 @@ class VQVAE(BaseVAE):
         commitment_weight: float = 0.25,
         encoder: Callable[[ImageShape, int, int], Encoder] = ResidualEncoder,
         decoder: Callable[[ImageShape, int, int], Decoder] = ResidualDecoder,
-        quantizer: Callable[[int], VectorQuantizer] = VectorQuantizer,
+        quantizer: Callable[[int], Quantizer] = VectorQuantizer,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -90,11 +108,21 @@ class VQVAE(BaseVAE):
 
     @property
     def codebooks(self) -> dict[str, Tensor]:
-        """See `GenerativeModel.codebooks`."""
-        return {"": self.quantizer.codebook.detach()}
+        """See `ImageModel.codebooks`."""
+        return self.quantizer.codebooks
+
+    @property
+    def codebook_sizes(self) -> dict[str, int]:
+        """See `ImageModel.codebook_sizes`."""
+        return self.quantizer.codebook_sizes
+
+    @property
+    def level_sizes(self) -> tuple[int, ...]:
+        """See `DiscreteModel.level_sizes`."""
+        return (self.quantizer.codebook_size,)
 
     def quantize(self, x: Tensor, condition: Tensor | None = None) -> Quantized:
-        """Encode images (B, C, H, W) and replace each position of the map by its nearest code."""
+        """Encode images (B, C, H, W) and replace each position of the map by a code."""
         quantized: Quantized = self.quantizer(self.encoder(self.to_device_dtype(x), condition))
         return quantized
 
@@ -102,55 +130,50 @@ class VQVAE(BaseVAE):
         """See `BaseVAE.terms`; nothing here is random."""
         quantized = self.quantize(x, condition)
         params = self.likelihood_params(quantized.z_q, condition)
-        codebook = quantized.codebook
-        if self.quantizer.codebook_update == "ema":
-            codebook = torch.zeros_like(codebook)
         return VQTerms(
             -self.likelihood.log_prob(params, x),
-            codebook,
+            quantized.codebook,
             quantized.commitment,
-            quantized.indices,
+            quantized.regularizer,
+            self.by_codebook((quantized.indices,)),
         )
 
     def objective(self, terms: VQTerms) -> Tensor:
-        """Return reconstruction + codebook + commitment_weight commitment, (B,)."""
-        return terms.reconstruction + terms.codebook + self.commitment_weight * terms.commitment
+        """Return reconstruction + codebook + commitment_weight commitment + regularizer, (B,)."""
+        return vq_objective(terms, self.commitment_weight)
 
     def unsharded_parameters(self) -> list[nn.Parameter]:
         """All of the quantizer: it changes codes in place, which copies of shards would forget."""
         return [*super().unsharded_parameters(), *self.quantizer.parameters()]
 
     def encode(self, x: Tensor, condition: Tensor | None) -> dict[str, Tensor]:
-        """Return ``codes``: indices into the codebook, int64, (B, h, w)."""
+        """Return ``codes``: indices into the codebook, int64, (B, h, w) or (B, h, w, depth)."""
         return {"codes": self.quantize(x, condition).indices}
 
-    def encode_indices(self, x: Tensor, label: Labels = None) -> Tensor:
-        """Return the map of code indices of images (B, C, H, W): int64, (B, h, w)."""
-        self.check_images(x)
-        with self.inference():
-            return self.quantize(x, self.encode_labels(label, len(x))).indices
+    def codes(self, x: Tensor, condition: Tensor | None) -> tuple[Tensor, ...]:
+        """See `DiscreteModel.codes`."""
+        return (self.quantize(x, condition).indices,)
 
-    def embed(self, x: Tensor, label: Labels = None) -> Latents:
-        """Return the chosen codes, (B, embedding_dim, h, w)."""
-        with self.inference():
-            return self.quantizer.lookup(self.encode_indices(x, label))
-
-    def decode_indices(self, indices: Tensor, label: Labels = None) -> Tensor:
-        """Decode a map of code indices, (B, h, w), to images, (B, C, H, W)."""
-        with self.inference():
-            z_q = self.quantizer.lookup(indices.to(self.device))
-        return self.decode(z_q, label)
+    def lookup(self, codes: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """See `DiscreteModel.lookup`."""
+        return (self.quantizer.lookup(codes[0]),)
 
     def sample(
         self, n: int, label: Labels = None, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Not possible: a VQ-VAE learns no prior over its codes.
+        """Not possible: a VQ-VAE has no prior over its codes; `CodePrior` is one.
 
         Raises:
             MissingCapabilityError: Always.
         """
-        raise MissingCapabilityError(
-            type(self).__name__,
-            Capability.SAMPLES,
-            "look at reconstruct(x), or decode code maps of your own with decode_indices(indices)",
-        )
+        raise MissingCapabilityError(type(self).__name__, Capability.SAMPLES, NO_PRIOR)
+
+
+def vq_objective(terms: VQTerms, commitment_weight: float) -> Tensor:
+    """Return reconstruction + codebook + commitment_weight commitment + regularizer, (B,)."""
+    loss = terms.reconstruction
+    if terms.codebook is not None:
+        loss = loss + terms.codebook
+    if terms.commitment is not None:
+        loss = loss + commitment_weight * terms.commitment
+    return loss if terms.regularizer is None else loss + terms.regularizer

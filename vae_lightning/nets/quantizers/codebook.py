@@ -1,12 +1,11 @@
-"""Vector quantization: nearest code, straight-through gradient, and codebook updates.
+"""Vector quantization: the nearest code of a learned codebook.
 
 References:
     van den Oord et al. (2017), Neural discrete representation learning,
     https://arxiv.org/abs/1711.00937 (the loss: equation 3; the moving average: appendix A.1)
 """
 
-from collections.abc import Callable
-from typing import Literal, NamedTuple, Self
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -14,31 +13,19 @@ from torch import Tensor, nn
 
 from vae_lightning import randomness
 from vae_lightning.distributed import gather_rows, several_processes, total
+from vae_lightning.nets.quantizers.base import (
+    Gradient,
+    Quantized,
+    Quantizer,
+    pass_gradient,
+    squared_distance,
+)
 
 
-class Quantized(NamedTuple):
-    """Result of quantizing a map of vectors (B, D, h, w).
-
-    Attributes:
-        z_q: Nearest codes, (B, D, h, w). Gradients pass straight through to the input.
-        indices: Indices of the nearest codes, int64, (B, h, w).
-        codebook: Codebook loss ||sg[z_e] - e||^2 summed over the map, (B,), which moves the codes
-            toward the encoder's output.
-        commitment: Commitment loss ||z_e - sg[e]||^2 summed over the map, (B,), which moves the
-            encoder's output toward the codes.
-    """
-
-    z_q: Tensor
-    indices: Tensor
-    codebook: Tensor
-    commitment: Tensor
-
-
-class VectorQuantizer(nn.Module):
+class VectorQuantizer(Quantizer):
     """Replace each vector by the nearest entry of a learned codebook.
 
-    The codebook and its statistics stay in float32 when a model is converted to another type. All
-    state is stored in parameters, with ``requires_grad=False`` for statistics: unlike buffers,
+    All state is stored in parameters, with ``requires_grad=False`` for statistics: unlike buffers,
     parameters are not broadcast at every step of data-parallel training. With several processes the
     statistics are those of the vectors of all processes, so all have the same codebook.
 
@@ -53,9 +40,14 @@ class VectorQuantizer(nn.Module):
         dead_code_threshold: A code whose moving average of assignments falls below this fraction of
             an equal share is replaced by a random vector of the batch. 0 disables this.
         seed: Seed of the initialization and of the random vectors.
+        similarity: ``euclidean``, or ``cosine``: vectors and codes are scaled to length 1 first.
+        gradient: How gradients pass to the encoder, see `pass_gradient`.
+        orthogonality: Weight of the mean squared cosine between different codes (Shin et al., 2021,
+            https://arxiv.org/abs/2112.00384), which keeps codes apart; 10 is usual. Only for codes
+            that are learned by gradient.
 
     Raises:
-        ValueError: If a number is out of range.
+        ValueError: If a number is out of range, or ``orthogonality`` could have no effect.
     """
 
     step: nn.Parameter
@@ -69,12 +61,14 @@ class VectorQuantizer(nn.Module):
         decay: float = 0.99,
         dead_code_threshold: float = 0.1,
         seed: int = 0,
+        similarity: Literal["euclidean", "cosine"] = "euclidean",
+        gradient: Gradient = "straight_through",
+        orthogonality: float = 0.0,
     ) -> None:
-        super().__init__()
-        if embedding_dim < 1 or codebook_size < 2:
+        super().__init__(embedding_dim)
+        if codebook_size < 2:
             raise ValueError(
-                "VectorQuantizer: embedding_dim must be at least 1 and codebook_size at least 2, "
-                f"got {embedding_dim} and {codebook_size}"
+                f"VectorQuantizer: codebook_size must be at least 2, got {codebook_size}"
             )
         if not 0 <= decay < 1:
             raise ValueError(f"VectorQuantizer: decay must be in [0, 1), got {decay}")
@@ -82,13 +76,24 @@ class VectorQuantizer(nn.Module):
             raise ValueError(
                 f"VectorQuantizer: dead_code_threshold must be in [0, 1), got {dead_code_threshold}"
             )
-        self.embedding_dim = embedding_dim
+        if not orthogonality >= 0:
+            raise ValueError(
+                f"VectorQuantizer: orthogonality must not be negative, got {orthogonality}"
+            )
+        if orthogonality and codebook_update == "ema":
+            raise ValueError(
+                "VectorQuantizer: orthogonality has no effect on moving averages: use it with "
+                "codebook_update gradient"
+            )
         self.codebook_size = codebook_size
         self.codebook_update = codebook_update
         self.codebook_init = codebook_init
         self.decay = decay
         self.dead_code_threshold = dead_code_threshold
         self.seed = seed
+        self.similarity = similarity
+        self.gradient = gradient
+        self.orthogonality = orthogonality
         codebook = torch.empty(codebook_size, embedding_dim).uniform_(-1, 1) / codebook_size
         self.codebook = nn.Parameter(codebook, requires_grad=codebook_update == "gradient")
         # Moving averages of the assignments per code in units of an equal share (1 = used as often
@@ -98,65 +103,74 @@ class VectorQuantizer(nn.Module):
         # Number of training batches; saved, because the codebook is initialized only once.
         self.step = nn.Parameter(torch.zeros((), dtype=torch.int64), requires_grad=False)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Keep the codebook in float32: moving averages would drift in half precision."""
-
-        def keep_dtype(x: Tensor) -> Tensor:
-            changed = fn(x)
-            return changed if changed.dtype == x.dtype else x.to(changed.device)
-
-        return super()._apply(keep_dtype, recurse)
-
-    def forward(self, z_e: Tensor) -> Quantized:
-        """Quantize a map of vectors and, in training mode, update the codebook.
-
-        Args:
-            z_e: Output of the encoder, (B, D, h, w).
-
-        Returns:
-            See `Quantized`. Distances are computed in float32, also under mixed precision.
-        """
-        with torch.autocast(z_e.device.type, enabled=False):
-            z_e = z_e.float()
-            vectors = z_e.movedim(1, -1)  # (B, h, w, D)
-            if self.training:
-                self._start(vectors.detach())
-            indices = self.nearest(vectors)
-            # Before the update, because the losses are those of the chosen codes.
-            e = self.lookup(indices)
-            commitment = (z_e - e.detach()).square().flatten(1).sum(1)
-            codebook = (z_e.detach() - e).square().flatten(1).sum(1)
-            if self.training:
-                self._learn(vectors.detach(), indices)
-        return Quantized(z_e + (e - z_e).detach(), indices, codebook, commitment)
+    def quantize(self, vectors: Tensor) -> Quantized:
+        """See `Quantizer.quantize`."""
+        if self.similarity == "cosine":
+            vectors = nn.functional.normalize(vectors, dim=-1)
+        if self.training:
+            self._start(vectors.detach())
+        indices = self.nearest(vectors)
+        # Before the update, because the losses are those of the chosen codes.
+        e = nn.functional.embedding(indices, self.codes)
+        commitment = squared_distance(vectors, e.detach())
+        codebook = None
+        if self.codebook_update == "gradient":
+            codebook = squared_distance(vectors.detach(), e)
+        regularizer = self._regularizer() if self.orthogonality else None
+        if self.training:
+            self._learn(vectors.detach(), indices)
+        z_q = pass_gradient(vectors, e.detach(), self.gradient)
+        return Quantized(z_q, indices, codebook, commitment, regularizer)
 
     def nearest(self, vectors: Tensor) -> Tensor:
         """Return the index of the nearest code of each vector, (..., D) -> (...), int64."""
         flat = vectors.detach().float().flatten(0, -2)
-        return _nearest(flat, self.codebook.detach()).view(vectors.shape[:-1])
+        return nearest_code(flat, self.codes.detach()).view(vectors.shape[:-1])
 
-    def lookup(self, indices: Tensor) -> Tensor:
-        """Return the codes at ``indices``, (B, h, w) -> (B, D, h, w), with gradients."""
-        return nn.functional.embedding(indices, self.codebook).movedim(-1, 1)
+    def codes_at(self, indices: Tensor) -> Tensor:
+        """See `Quantizer.codes_at`; with gradients."""
+        return nn.functional.embedding(indices, self.codes)
+
+    @property
+    def codes(self) -> Tensor:
+        """The codes, (K, D), with gradients: those of length 1 for cosine similarity."""
+        if self.similarity == "cosine":
+            # Of a copy, because dead codes are moved before the backward pass.
+            return nn.functional.normalize(self.codebook.clone(), dim=-1)
+        return self.codebook
+
+    @property
+    def codebooks(self) -> dict[str, Tensor]:
+        """See `Quantizer.codebooks`."""
+        return {"": self.codes.detach()}
+
+    @property
+    def codebook_sizes(self) -> dict[str, int]:
+        """See `Quantizer.codebook_sizes`."""
+        return {"": self.codebook_size}
+
+    def _regularizer(self) -> Tensor:
+        """Return the weighted mean squared cosine between different codes, ()."""
+        unit = nn.functional.normalize(self.codebook.clone(), dim=-1)
+        cosines = (unit @ unit.t()).square().sum() / self.codebook_size**2
+        return self.orthogonality * (cosines - 1 / self.codebook_size)
 
     @torch.no_grad()
     def _start(self, vectors: Tensor) -> None:
         if self.codebook_init == "uniform" or self.step > 0:
             return
-        vectors = gather_rows(vectors).flatten(0, -2)
-        codes = self._choose(vectors, self.codebook_size)
-        if self.codebook_init == "kmeans":
-            codes = kmeans(vectors, codes)
-        if several_processes():
-            dist.broadcast(codes, src=0)  # sums on GPUs are not deterministic in the last digits
-        self.codebook.copy_(codes)
-        self.sums.copy_(codes)
+        codes = codes_of(vectors, self.codebook_size, self.codebook_init == "kmeans", self.seed)
+        if codes is not None:
+            self.codebook.copy_(codes)
+            self.sums.copy_(codes)
 
     @torch.no_grad()
     def _learn(self, vectors: Tensor, indices: Tensor) -> None:
         flat = vectors.flatten(0, -2)
         counts, sums = _assigned(flat, indices.flatten(), self.codebook_size)
         counts, sums = total(counts), total(sums)
+        if not counts.any():
+            return
         equal_share = counts.sum() / self.codebook_size
         self.usage.lerp_(counts / equal_share, 1 - self.decay)
         if self.codebook_update == "ema":
@@ -169,14 +183,38 @@ class VectorQuantizer(nn.Module):
         dead = self.usage < self.dead_code_threshold
         if self.dead_code_threshold and dead.any():
             flat = gather_rows(vectors).flatten(0, -2)
-            self.codebook[dead] = self._choose(flat, int(dead.sum()))
+            self.codebook[dead] = choose_vectors(flat, int(dead.sum()), self.seed, int(self.step))
             self.usage[dead] = 1.0
             self.sums[dead] = self.codebook[dead]
 
-    def _choose(self, vectors: Tensor, n: int) -> Tensor:
-        """Return ``n`` random vectors, each at most once if there are enough."""
-        chosen = randomness.choose(len(vectors), n, self.seed, "codes", int(self.step))
-        return vectors[chosen.to(vectors.device)]
+
+def codes_of(vectors: Tensor, n: int, by_kmeans: bool, seed: int) -> Tensor | None:
+    """Choose codes from the vectors of a batch of all processes.
+
+    Args:
+        vectors: Vectors of this process, (B, ..., D).
+        n: Number of codes.
+        by_kmeans: Whether to move them to the centers of clusters.
+        seed: Seed of the choice.
+
+    Returns:
+        The same in all processes, (n, D); None if there are no vectors.
+    """
+    vectors = gather_rows(vectors).flatten(0, -2)
+    if not len(vectors):
+        return None
+    codes = choose_vectors(vectors, n, seed, 0)
+    if by_kmeans:
+        codes = kmeans(vectors, codes)
+    if several_processes():
+        dist.broadcast(codes, src=0)  # sums on GPUs are not deterministic in the last digits
+    return codes
+
+
+def choose_vectors(vectors: Tensor, n: int, seed: int, step: int) -> Tensor:
+    """Return ``n`` random vectors of (N, D), each at most once if there are enough."""
+    chosen = randomness.choose(len(vectors), n, seed, "codes", step)
+    return vectors[chosen.to(vectors.device)]
 
 
 def kmeans(vectors: Tensor, centers: Tensor, iterations: int = 10) -> Tensor:
@@ -195,12 +233,12 @@ def kmeans(vectors: Tensor, centers: Tensor, iterations: int = 10) -> Tensor:
         [[1.0], [9.0]]
     """
     for _ in range(iterations):
-        counts, sums = _assigned(vectors, _nearest(vectors, centers), len(centers))
+        counts, sums = _assigned(vectors, nearest_code(vectors, centers), len(centers))
         centers = torch.where(counts[:, None] > 0, sums / counts[:, None].clamp(min=1), centers)
     return centers
 
 
-def _nearest(vectors: Tensor, codes: Tensor) -> Tensor:
+def nearest_code(vectors: Tensor, codes: Tensor) -> Tensor:
     """Return the index of the nearest code (K, D) of each vector (N, D), int64, (N,)."""
     # ||v - e||^2 without ||v||^2, which is the same for all codes. The products would cancel what
     # distinguishes codes that are far from the origin.

@@ -1,0 +1,486 @@
+"""The kinds of quantizers, against vector-quantize-pytorch on the same inputs and weights."""
+
+import functools
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from vector_quantize_pytorch import FSQ as OtherFSQ
+from vector_quantize_pytorch import LFQ as OtherLFQ
+from vector_quantize_pytorch import ResidualVQ, VectorQuantize
+from vector_quantize_pytorch import SimVQ as OtherSimVQ
+
+from vae_lightning.nets.quantizers import (
+    FSQ,
+    LFQ,
+    ResidualQuantizer,
+    SimVQ,
+    VectorQuantizer,
+)
+from vae_lightning.nets.quantizers.base import pass_gradient
+from vae_lightning.nets.quantizers.lookup_free import binary_entropy, entropy_of_mean
+
+D, K = 6, 20
+
+
+def vector_quantizer(**kwargs):
+    return VectorQuantizer(
+        **{"embedding_dim": D, "codebook_size": K, "codebook_init": "uniform", **kwargs}
+    )
+
+
+KINDS = {
+    "gradient": functools.partial(vector_quantizer, codebook_update="gradient"),
+    "ema": vector_quantizer,
+    "cosine": functools.partial(vector_quantizer, similarity="cosine"),
+    "rotation": functools.partial(vector_quantizer, gradient="rotation"),
+    "orthogonal": functools.partial(
+        vector_quantizer, codebook_update="gradient", orthogonality=10.0
+    ),
+    "fsq": lambda: FSQ(D, levels=(5, 4, 3)),
+    "fsq_direct": lambda: FSQ(D, levels=(3, 4, 5, 6, 7, 8)),
+    "lfq": lambda: LFQ(D, bits=5),
+    "lfq_direct": lambda: LFQ(D, bits=D),
+    "sim": lambda: SimVQ(D, codebook_size=K),
+    "residual": lambda: ResidualQuantizer(
+        D, num_quantizers=3, quantizer=functools.partial(VectorQuantizer, codebook_size=K)
+    ),
+    "grouped": lambda: ResidualQuantizer(
+        D, num_quantizers=2, groups=3, quantizer=functools.partial(SimVQ, codebook_size=K)
+    ),
+}
+
+
+def maps(seed=0, n=4, scale=1.0):
+    torch.manual_seed(seed)
+    return scale * torch.randn(n, D, 5, 3)
+
+
+def made(name):
+    torch.manual_seed(3)
+    q = KINDS[name]()
+    for parameter in q.parameters():
+        if parameter.ndim == 2:
+            parameter.data = torch.randn_like(parameter) / 2
+    return q
+
+
+# What every quantizer promises
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_codes_are_those_of_the_indices(name):
+    q = made(name).eval()
+    z_e = maps()
+    out = q(z_e)
+    shape = (4, 5, 3) if q.depth == 1 else (4, 5, 3, q.depth)
+    assert out.indices.shape == shape
+    assert out.indices.dtype == torch.int64
+    assert 0 <= out.indices.min() <= out.indices.max() < q.codebook_size
+    torch.testing.assert_close(q.lookup(out.indices), out.z_q, rtol=1e-5, atol=1e-5)
+    for term in (out.codebook, out.commitment):
+        assert term is None or term.shape == (4,)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_codebooks_list_every_code(name):
+    q = made(name).eval()
+    books = q.codebooks
+    assert {key: len(book) for key, book in books.items()} == q.codebook_sizes
+    assert len(books) == q.depth
+    if q.depth == 1:
+        looked_up = q.lookup(torch.arange(q.codebook_size)[:, None, None])[:, :, 0, 0]
+        torch.testing.assert_close(books[""], looked_up)
+        assert len(books[""].unique(dim=0)) == q.codebook_size
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_half_precision_changes_nothing(name):
+    """Under autocast, and in a model that was converted, on inputs that have the lower type."""
+    q = made(name).eval()
+    z_e = maps(n=64).bfloat16()
+    exact = q(z_e.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = q(z_e)
+    converted = q.to(torch.bfloat16)(z_e)
+    for out in (mixed, converted):
+        assert out.indices.equal(exact.indices)
+        assert out.z_q.dtype == torch.float32
+        torch.testing.assert_close(out.z_q, exact.z_q)
+    # The rounding of the inputs themselves moves less than one in a hundred to another code.
+    whole = q(maps(n=64))
+    assert (whole.indices == exact.indices).float().mean() > 0.99
+    assert exact.indices.max() < q.codebook_size
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_an_image_does_not_depend_on_the_others(name):
+    q = made(name).eval()
+    z_e = maps()
+    whole, one = q(z_e), q(z_e[1:2])
+    assert one.indices.equal(whole.indices[1:2])
+    torch.testing.assert_close(one.z_q, whole.z_q[1:2])
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_encoder_gets_a_gradient(name):
+    q = made(name)
+    z_e = maps().requires_grad_()
+    q(z_e).z_q.square().sum().backward()
+    assert z_e.grad.isfinite().all()
+    assert z_e.grad.abs().sum() > 0
+
+
+# Against vector-quantize-pytorch
+
+
+def other(q, **kwargs):
+    """Its module with our codebook, in which nothing is initialized or revived."""
+    made = VectorQuantize(
+        D,
+        codebook_size=K,
+        decay=q.decay,
+        kmeans_init=False,
+        threshold_ema_dead_code=0,
+        commitment_weight=1.0,
+        **kwargs,
+    )
+    made._codebook.embed.data.copy_(q.codes.detach()[None])
+    made._codebook.embed_avg.data.copy_(q.codes.detach()[None])
+    made._codebook.cluster_size.data.fill_(1.0)
+    return made
+
+
+def as_images(x):
+    return x.movedim(1, -1).flatten(1, 2)
+
+
+@pytest.mark.parametrize("cosine", [False, True])
+def test_nearest_codes_are_theirs(cosine):
+    q = made("cosine" if cosine else "gradient").eval()
+    theirs = other(q, use_cosine_sim=cosine, rotation_trick=False).eval()
+    z_e = maps(n=16)
+    codes, indices, _ = theirs(as_images(z_e))
+    out = q(z_e)
+    assert out.indices.flatten(1).equal(indices)
+    torch.testing.assert_close(as_images(out.z_q), codes)
+
+
+@pytest.mark.parametrize("cosine", [False, True])
+def test_commitment_and_gradient_are_theirs(cosine):
+    q = made("cosine" if cosine else "gradient")
+    theirs = other(q, use_cosine_sim=cosine, rotation_trick=False, ema_update=False).train()
+    z_e = maps(n=16)
+    ours_in, theirs_in = (z_e.clone().requires_grad_() for _ in range(2))
+    out = q(ours_in)
+    codes, _, loss = theirs(as_images(theirs_in))
+    torch.testing.assert_close(out.commitment.sum() / z_e.numel(), loss.sum())
+    weights = torch.randn_like(z_e)
+    (out.z_q * weights).sum().backward()
+    (codes * as_images(weights)).sum().backward()
+    torch.testing.assert_close(ours_in.grad, theirs_in.grad)
+
+
+def test_the_rotation_is_theirs_and_a_rotation():
+    from vector_quantize_pytorch.vector_quantize_pytorch import rotate_to
+
+    torch.manual_seed(0)
+    v, e = torch.randn(50, D), torch.randn(50, D)
+    ours, theirs = (v.clone().requires_grad_() for _ in range(2))
+    ours_out, theirs_out = pass_gradient(ours, e, "rotation"), rotate_to(theirs, e)
+    torch.testing.assert_close(ours_out, e)
+    torch.testing.assert_close(ours_out, theirs_out)
+    weights = torch.randn(50, D)
+    (ours_out * weights).sum().backward()
+    (theirs_out * weights).sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
+    # The angle between gradient and code is that between the gradient and the vector.
+    before = functional.cosine_similarity(weights, e)
+    torch.testing.assert_close(functional.cosine_similarity(ours.grad, v), before)
+
+
+@pytest.mark.parametrize("v", [[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
+def test_the_rotation_of_degenerate_vectors_is_finite(v):
+    v = torch.tensor([v], requires_grad=True)
+    pass_gradient(v, torch.tensor([[1.0, 0.0]]), "rotation").sum().backward()
+    assert v.grad.isfinite().all()
+
+
+def test_orthogonality_is_theirs():
+    q = made("orthogonal")
+    theirs = other(
+        q, orthogonal_reg_weight=10.0, ema_update=False, learnable_codebook=True,
+        rotation_trick=False,
+    ).train()  # fmt: skip
+    z_e = maps()
+    *_, loss = theirs(as_images(z_e))
+    out = q(z_e)
+    ours = out.commitment.sum() / z_e.numel() + out.regularizer
+    torch.testing.assert_close(ours, loss.sum())
+    out.regularizer.backward()
+    assert q.codebook.grad.abs().sum() > 0
+
+
+def test_orthogonality_of_orthogonal_codes_is_zero():
+    q = vector_quantizer(codebook_size=D, codebook_update="gradient", orthogonality=10.0)
+    q.codebook.data = 3 * torch.eye(D)
+    assert q(maps()).regularizer.abs() < 1e-6
+
+
+@pytest.mark.parametrize("levels", [(5, 4, 3), (8, 5, 5, 5), (3, 4, 5, 6, 7, 8)])
+def test_fsq_is_theirs(levels):
+    torch.manual_seed(0)
+    theirs = OtherFSQ(list(levels), dim=D).eval()
+    q = FSQ(D, levels).eval()
+    if len(levels) != D:
+        q.project_in.load_state_dict(theirs.project_in.state_dict())
+        q.project_out.load_state_dict(theirs.project_out.state_dict())
+    z_e = maps(n=32, scale=2.0)
+    ours_in, theirs_in = (z_e.clone().requires_grad_() for _ in range(2))
+    out, (codes, indices) = q(ours_in), theirs(theirs_in)
+    assert out.indices.equal(indices.long())
+    torch.testing.assert_close(out.z_q, codes)
+    assert q.codebook_size == theirs.codebook_size
+    weights = torch.randn_like(z_e)
+    (out.z_q * weights).sum().backward()
+    (codes * weights).sum().backward()
+    torch.testing.assert_close(ours_in.grad, theirs_in.grad)
+
+
+@pytest.mark.parametrize("bits", [5, D])
+def test_lfq_is_theirs(bits):
+    torch.manual_seed(0)
+    theirs = OtherLFQ(
+        dim=D, codebook_size=2**bits, entropy_loss_weight=0.3, diversity_gamma=0.7,
+        commitment_loss_weight=0.0,
+    ).train()  # fmt: skip
+    q = LFQ(D, bits, entropy_weight=0.3, diversity=0.7, temperature=0.01).train()
+    if bits != D:
+        q.project_in.load_state_dict(theirs.project_in.state_dict())
+        q.project_out.load_state_dict(theirs.project_out.state_dict())
+    z_e = maps(n=8, scale=0.02)  # within the temperature, so that the entropies are not 0
+    ours_in, theirs_in = (z_e.clone().requires_grad_() for _ in range(2))
+    out, (codes, indices, loss) = q(ours_in), theirs(theirs_in)
+    assert out.indices.equal(indices.long())
+    torch.testing.assert_close(out.z_q, codes)
+    ours = out.regularizer.mean() / 15  # theirs is per position
+    torch.testing.assert_close(ours, loss, rtol=1e-4, atol=1e-5)
+    (ours + out.z_q.square().sum()).backward()
+    (loss + codes.square().sum()).backward()
+    torch.testing.assert_close(ours_in.grad, theirs_in.grad, rtol=1e-3, atol=1e-4)
+
+
+def test_lfq_commitment_is_theirs():
+    torch.manual_seed(0)
+    theirs = OtherLFQ(
+        dim=D, codebook_size=2**D, entropy_loss_weight=0.0, commitment_loss_weight=1.0
+    ).train()
+    z_e = maps()
+    *_, loss = theirs(z_e)
+    out = LFQ(D, bits=D)(z_e)
+    torch.testing.assert_close(out.commitment.sum() / z_e.numel(), loss)
+
+
+def test_entropies_against_all_codes():
+    torch.manual_seed(0)
+    logits = 3 * torch.randn(7, 5, dtype=torch.float64)
+    codes = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 5)
+    bernoulli = torch.distributions.Bernoulli(logits=logits[:, None])
+    joint = bernoulli.log_prob(codes.double()).sum(2).exp()
+    torch.testing.assert_close(entropy_of_mean(logits), torch.special.entr(joint.mean(0)).sum())
+    torch.testing.assert_close(
+        binary_entropy(logits).sum(1), torch.special.entr(joint).sum(1), rtol=1e-9, atol=1e-9
+    )
+
+
+def test_the_entropy_of_certain_bits_is_finite_with_its_gradient():
+    logits = torch.tensor([-1e6, 0.0, 1e6], requires_grad=True)
+    entropy = binary_entropy(logits)
+    torch.testing.assert_close(entropy, torch.tensor([0.0, math.log(2), 0.0]))
+    entropy.sum().backward()
+    assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("codebook_init", ["kmeans", "data"])
+def test_sim_vq_starts_from_the_data_once(codebook_init):
+    q = SimVQ(D, K, codebook_init=codebook_init)
+    z_e = maps(n=16, scale=5.0) + 20
+    before = q.eval()(z_e).commitment.mean()
+    q.train()(z_e)
+    assert q.transform.weight.equal(torch.eye(D))
+    held = q.codebook.clone()
+    assert q.eval()(z_e).commitment.mean() < 0.2 * before
+    q.train()(z_e + 100)
+    assert q.codebook.equal(held)
+    again = SimVQ(D, K)
+    again.load_state_dict(q.state_dict())
+    again.train()(z_e + 100)
+    assert again.codebook.equal(held)
+
+
+@pytest.mark.parametrize("rotation", [False, True])
+def test_sim_vq_is_theirs(rotation):
+    torch.manual_seed(0)
+    theirs = OtherSimVQ(D, K, channel_first=True, rotation_trick=rotation)
+    gradient = "rotation" if rotation else "straight_through"
+    q = SimVQ(D, K, codebook_init="random", gradient=gradient)
+    q.codebook.data.copy_(theirs.frozen_codebook)
+    q.transform.load_state_dict(theirs.code_transform.state_dict())
+    z_e = maps(n=16)
+    ours_in, theirs_in = (z_e.clone().requires_grad_() for _ in range(2))
+    out, (codes, indices, loss) = q(ours_in), theirs(theirs_in)
+    assert out.indices.equal(indices)
+    torch.testing.assert_close(out.z_q, codes)
+    ours = (out.codebook + 0.25 * out.commitment).sum() / z_e.numel()
+    torch.testing.assert_close(ours, loss)
+    weights = torch.randn_like(z_e)
+    (ours + (out.z_q * weights).sum()).backward()
+    (loss + (codes * weights).sum()).backward()
+    torch.testing.assert_close(ours_in.grad, theirs_in.grad)
+    torch.testing.assert_close(q.transform.weight.grad, theirs.code_transform.weight.grad)
+    assert q.codebook.grad is None
+
+
+def test_residual_codes_are_theirs():
+    torch.manual_seed(0)
+    theirs = ResidualVQ(
+        dim=D, num_quantizers=3, codebook_size=K, kmeans_init=False, rotation_trick=False,
+    ).eval()  # fmt: skip
+    q = made("residual").eval()
+    for ours, layer in zip(q.quantizers, theirs.layers, strict=True):
+        layer._codebook.embed.data.copy_(ours.codebook.detach()[None])
+    z_e = maps(n=16)
+    codes, indices, _ = theirs(as_images(z_e))
+    out = q(z_e)
+    assert out.indices.flatten(1, 2).equal(indices)
+    torch.testing.assert_close(as_images(out.z_q), codes)
+    # What is left shrinks with each step.
+    rest = z_e.clone()
+    for i in range(3):
+        rest = rest - q.quantizers[i].lookup(out.indices[..., i])
+    torch.testing.assert_close(z_e - out.z_q, rest)
+
+
+def test_groups_are_quantized_alone():
+    q = made("grouped").eval()
+    z_e = maps()
+    changed = z_e.clone()
+    changed[:, :2] = torch.randn(4, 2, 5, 3)
+    before, after = q(z_e), q(changed)
+    assert before.indices[..., 2:].equal(after.indices[..., 2:])
+    assert not before.indices[..., :2].equal(after.indices[..., :2])
+    assert before.z_q[:, 2:].equal(after.z_q[:, 2:])
+
+
+def test_the_gradient_of_a_residual_quantizer_passes_once():
+    q = made("residual").eval()
+    z_e = maps().requires_grad_()
+    q(z_e).z_q.sum().backward()
+    torch.testing.assert_close(z_e.grad, torch.ones_like(z_e))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: FSQ(4, levels=()), "levels must be at least 3"),
+        (lambda: FSQ(4, levels=(8, 2)), "levels must be at least 3"),
+        (lambda: LFQ(4, bits=0), "bits must be from 1 to 20"),
+        (lambda: LFQ(4, temperature=0), "temperature must be positive"),
+        (lambda: LFQ(4, diversity=-1), "must not be negative"),
+        (lambda: SimVQ(4, codebook_size=1), "codebook_size must be at least 2"),
+        (lambda: SimVQ(0), "embedding_dim must be at least 1"),
+        (lambda: ResidualQuantizer(4, num_quantizers=0), "num_quantizers must be at least 1"),
+        (lambda: ResidualQuantizer(4, groups=3), "groups must divide embedding_dim 4"),
+        (lambda: ResidualQuantizer(4, quantizer=FSQ), "FSQ has no codebook"),
+        (lambda: vector_quantizer(orthogonality=1.0), "has no effect on moving averages"),
+        (
+            lambda: ResidualQuantizer(
+                4, quantizer=functools.partial(VectorQuantizer, similarity="cosine")
+            ),
+            "do not add up",
+        ),
+    ],
+)
+def test_bad_arguments(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_linear_encoder_learns_with_every_kind():
+    """Sixteen clusters are told apart: the error falls below that of a single code."""
+    torch.manual_seed(0)
+    centers = 3 * torch.randn(16, D)
+    which = torch.randint(16, (64, 4, 4))
+    x = (centers[which] + 0.1 * torch.randn(64, 4, 4, D)).movedim(-1, 1)
+    for name in KINDS:
+        q = made(name)
+        encoder, decoder = nn.Conv2d(D, D, 1), nn.Conv2d(D, D, 1)
+        parts = nn.ModuleList([encoder, decoder, q])
+        optimizer = torch.optim.Adam([p for p in parts.parameters() if p.requires_grad], 2e-2)
+        for _ in range(150):
+            out = q(encoder(x))
+            loss = (decoder(out.z_q) - x).square().flatten(1).sum(1)
+            for term in (out.codebook, out.commitment, out.regularizer):
+                loss = loss if term is None else loss + term
+            optimizer.zero_grad()
+            loss.mean().backward()
+            optimizer.step()
+        error = (decoder(q.eval()(encoder(x)).z_q) - x).square().mean()
+        assert error < 0.5 * x.var(), name
+
+
+@pytest.mark.parametrize("kwargs", [{"similarity": "cosine"}, {"orthogonality": 10.0}])
+def test_codes_are_revived_before_the_backward_pass(kwargs):
+    q = vector_quantizer(
+        codebook_update="gradient", dead_code_threshold=0.9, decay=0.0, **kwargs
+    ).train()
+    for _ in range(3):
+        out = q(maps().requires_grad_())
+        loss = out.codebook.sum() + out.commitment.sum()
+        (loss if out.regularizer is None else loss + out.regularizer).backward()
+    assert q.codebook.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_double_precision_as_default_changes_nothing(name):
+    """Lightning sets the default type under 64-true and bf16-true."""
+    q = made(name).eval()
+    z_e = maps()
+    exact = q(z_e)
+    for dtype in (torch.float64, torch.bfloat16):
+        torch.set_default_dtype(dtype)
+        try:
+            out = q(z_e.to(dtype) if dtype == torch.float64 else z_e)
+        finally:
+            torch.set_default_dtype(torch.float32)
+        assert out.indices.equal(exact.indices)
+        torch.testing.assert_close(out.z_q, exact.z_q)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_lookup_is_exact_under_autocast(name):
+    q = made(name).eval()
+    indices = q(maps()).indices
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = q.lookup(indices)
+    assert mixed.equal(q.lookup(indices))
+
+
+def test_indices_of_many_levels_stay_in_range():
+    q = FSQ(2, levels=(1025, 3)).eval()
+    out = q(50 * torch.ones(1, 2, 1, 1))
+    assert out.indices.item() == q.codebook_size - 1
+    torch.testing.assert_close(q.lookup(out.indices), out.z_q)
+    with pytest.raises(ValueError, match="more than 1,048,576"):
+        FSQ(2, levels=(2000, 2000))
+
+
+def test_a_zero_vector_gets_its_code_and_a_finite_gradient():
+    v = torch.zeros(1, 3, requires_grad=True)
+    e = torch.tensor([[0.5, -1.0, 2.0]])
+    out = pass_gradient(v, e, "rotation")
+    assert out.equal(e)
+    out.sum().backward()
+    assert v.grad.abs().max() < 10

@@ -1,0 +1,152 @@
+"""What models with a discrete latent share: maps of codes, which a prior can be learned over."""
+
+import math
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vae_lightning.distributions.posteriors import Latents
+from vae_lightning.models.image_model import Labels
+from vae_lightning.models.inference import Codes, GenerativeModel
+
+
+class CodeMap(NamedTuple):
+    """A map of codes.
+
+    Attributes:
+        shape: (h, w, depth).
+        codebook_size: Number of values of a code.
+    """
+
+    shape: tuple[int, int, int]
+    codebook_size: int
+
+    @property
+    def length(self) -> int:
+        """Number of codes."""
+        return math.prod(self.shape)
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Shape of the indices: (h, w), or (h, w, depth) for several codes per position."""
+        return self.shape if self.shape[2] > 1 else self.shape[:2]
+
+
+class DiscreteModel(GenerativeModel, ABC):
+    """An autoencoder whose latent is one map of codes or several.
+
+    Args:
+        **kwargs: See `GenerativeModel`.
+    """
+
+    # What a model implements
+
+    @abstractmethod
+    def codes(self, x: Tensor, condition: Tensor | None) -> tuple[Tensor, ...]:
+        """Return the code indices of images (B, C, H, W) by level, the uppermost first.
+
+        Returns:
+            int64, each (B, h, w), or (B, h, w, depth).
+        """
+
+    @abstractmethod
+    def lookup(self, codes: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return the vectors of codes by level, each (B, D, h, w).
+
+        Those of all levels are what `likelihood_params` takes.
+
+        Args:
+            codes: Codes of the uppermost levels, or of all.
+        """
+
+    # Inference
+
+    @property
+    def code_maps(self) -> tuple[CodeMap, ...]:
+        """The maps of codes by level, the uppermost first."""
+        with self.inference():
+            x = torch.zeros(1, *self.image_shape, device=self.device)
+            condition = self.encode_labels(0 if self.conditional else None, 1)
+            codes = self.codes(self.to_device_dtype(x), condition)
+        sizes = self.level_sizes
+        return tuple(
+            CodeMap(_with_depth(level.shape[1:]), size)
+            for level, size in zip(codes, sizes, strict=True)
+        )
+
+    def embed(self, x: Tensor, label: Labels = None) -> Latents:
+        """Return the vectors of the codes of images, (B, D, h, w); a tuple for several levels."""
+        self.check_images(x)
+        with self.inference():
+            vectors = self.lookup(self.codes(x, self.encode_labels(label, len(x))))
+        return vectors[0] if len(vectors) == 1 else vectors
+
+    def by_codebook(self, levels: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        """Return code indices by level as maps (B, h, w), by the names of `codebooks`."""
+        maps = [one for level in levels for one in (level.unbind(3) if level.ndim > 3 else [level])]
+        return dict(zip(self.codebook_sizes, maps, strict=True))
+
+    @property
+    def level_sizes(self) -> tuple[int, ...]:
+        """Numbers of values of a code by level."""
+        return tuple(self.codebook_sizes.values())
+
+    @property
+    def level_names(self) -> tuple[str, ...]:
+        """Names of the levels, for the terms of a prior."""
+        return tuple(str(i) for i in range(len(self.level_sizes)))
+
+    def encode_indices(self, x: Tensor, label: Labels = None) -> Codes:
+        """Return the code indices of images (B, C, H, W)."""
+        self.check_images(x)
+        with self.inference():
+            codes = self.codes(x, self.encode_labels(label, len(x)))
+        return codes[0] if len(codes) == 1 else codes
+
+    def decode_indices(self, indices: Codes, label: Labels = None) -> Tensor:
+        """Decode code indices, as `encode_indices` returns them, to images, (B, C, H, W).
+
+        Raises:
+            ValueError: If an index is not that of a code.
+        """
+        levels = (indices,) if isinstance(indices, Tensor) else tuple(indices)
+        for level, size in zip(levels, self.level_sizes, strict=True):
+            if level.numel() and not 0 <= int(level.min()) <= int(level.max()) < size:
+                raise ValueError(
+                    f"codes of this {type(self).__name__} are integers in 0..{size - 1}, got "
+                    f"{int(level.min())} to {int(level.max())}"
+                )
+        with self.inference():
+            vectors = self.lookup(tuple(level.to(self.device) for level in levels))
+        return self.decode(vectors[0] if len(vectors) == 1 else vectors, label)
+
+
+def flatten_codes(levels: tuple[Tensor, ...]) -> Tensor:
+    """Return the codes of all levels as one sequence, (B, N).
+
+    Example:
+        >>> flatten_codes((torch.zeros(2, 4, 4), torch.zeros(2, 7, 7))).shape
+        torch.Size([2, 65])
+    """
+    return torch.cat([level.flatten(1) for level in levels], 1)
+
+
+def unflatten_codes(flat: Tensor, maps: tuple[CodeMap, ...]) -> tuple[Tensor, ...]:
+    """Return codes by level: invert `flatten_codes`.
+
+    Example:
+        >>> maps = CodeMap((4, 4, 1), 8), CodeMap((7, 7, 2), 8)
+        >>> [level.shape[1:] for level in unflatten_codes(torch.zeros(2, 114), maps)]
+        [torch.Size([4, 4]), torch.Size([7, 7, 2])]
+    """
+    return tuple(
+        part.unflatten(1, one.dims)
+        for part, one in zip(flat.split([one.length for one in maps], 1), maps, strict=True)
+    )
+
+
+def _with_depth(shape: torch.Size) -> tuple[int, int, int]:
+    height, width, *depth = shape
+    return height, width, depth[0] if depth else 1

@@ -1,0 +1,125 @@
+"""Residual vector quantization (Zeghidour et al., 2021), https://arxiv.org/abs/2107.03312."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from vae_lightning.nets.quantizers.base import Gradient, Quantized, Quantizer, pass_gradient
+from vae_lightning.nets.quantizers.codebook import VectorQuantizer
+from vae_lightning.nets.quantizers.sim_vq import SimVQ
+
+
+class ResidualQuantizer(Quantizer):
+    """Quantize vectors, then what is left of them, and so on; the code is the sum of all codes.
+
+    With ``groups``, the channels are split into groups that are quantized independently (Yang et
+    al., 2023, https://arxiv.org/abs/2305.02765).
+
+    Args:
+        embedding_dim: Size D of a vector.
+        num_quantizers: Number of codes that are added up.
+        groups: Number of groups, which has to divide ``embedding_dim``.
+        quantizer: Quantizer of each step, one that has a codebook.
+        gradient: How gradients pass to the encoder, see `pass_gradient`; those of the parts are
+            not used.
+
+    Raises:
+        ValueError: If a number is out of range, or the quantizer has no codebook.
+
+    Example:
+        >>> quantizer = ResidualQuantizer(embedding_dim=8, num_quantizers=3)
+        >>> quantizer(torch.randn(2, 8, 4, 4)).indices.shape
+        torch.Size([2, 4, 4, 3])
+    """
+
+    def __init__(
+        self,
+        embedding_dim: int,
+        num_quantizers: int = 4,
+        groups: int = 1,
+        quantizer: Callable[[int], Quantizer] = VectorQuantizer,
+        gradient: Gradient = "straight_through",
+    ) -> None:
+        super().__init__(embedding_dim)
+        if num_quantizers < 1:
+            raise ValueError(
+                f"ResidualQuantizer: num_quantizers must be at least 1, got {num_quantizers}"
+            )
+        if groups < 1 or embedding_dim % groups:
+            raise ValueError(
+                f"ResidualQuantizer: groups must divide embedding_dim {embedding_dim}, got {groups}"
+            )
+        self.num_quantizers = num_quantizers
+        self.groups = groups
+        self.depth = groups * num_quantizers
+        self.gradient = gradient
+        parts = [quantizer(embedding_dim // groups) for _ in range(self.depth)]
+        if any(getattr(part, "similarity", "") == "cosine" for part in parts):
+            raise ValueError("ResidualQuantizer: codes of length 1 do not add up: use euclidean")
+        if not all(isinstance(part, VectorQuantizer | SimVQ) for part in parts):
+            raise ValueError(
+                f"ResidualQuantizer: {type(parts[0]).__name__} has no codebook to add codes from: "
+                "choose VectorQuantizer or SimVQ"
+            )
+        self.quantizers = nn.ModuleList(parts)
+        self.codebook_size = parts[0].codebook_size
+
+    def quantize(self, vectors: Tensor) -> Quantized:
+        """See `Quantizer.quantize`. Losses are summed over the steps."""
+        sums, found = [], []
+        for group, part in enumerate(vectors.chunk(self.groups, -1)):
+            rest, added = part, torch.zeros_like(part)
+            for step in range(self.num_quantizers):
+                one: Quantized = self._part(group, step).quantize(rest)
+                found.append(one)
+                # Losses of a step move its own codes and the encoder, not the codes before.
+                rest = rest - one.z_q.detach()
+                added = added + one.z_q.detach()
+            sums.append(added)
+        z_q = torch.cat(sums, -1)
+        return Quantized(
+            # Once for the sum: the gradients of the steps would add up.
+            pass_gradient(vectors, z_q, self.gradient),
+            torch.stack([one.indices for one in found], -1),
+            _total([one.codebook for one in found]),
+            _total([one.commitment for one in found]),
+            _total([one.regularizer for one in found]),
+        )
+
+    def codes_at(self, indices: Tensor) -> Tensor:
+        """See `Quantizer.codes_at`."""
+        sums = []
+        for group in range(self.groups):
+            first = group * self.num_quantizers
+            codes = [
+                self._part(group, step).codes_at(indices[..., first + step])
+                for step in range(self.num_quantizers)
+            ]
+            sums.append(torch.stack(codes).sum(0))
+        return torch.cat(sums, -1)
+
+    def _part(self, group: int, step: int) -> Quantizer:
+        part = self.quantizers[group * self.num_quantizers + step]
+        assert isinstance(part, Quantizer)
+        return part
+
+    @property
+    def codebooks(self) -> dict[str, Tensor]:
+        """See `Quantizer.codebooks`; the names are the numbers of the codes."""
+        return {str(i): part.codebooks[""] for i, part in enumerate(self._parts)}
+
+    @property
+    def codebook_sizes(self) -> dict[str, int]:
+        """See `Quantizer.codebook_sizes`."""
+        return {str(i): self.codebook_size for i in range(self.depth)}
+
+    @property
+    def _parts(self) -> list[Quantizer]:
+        return [part for part in self.quantizers if isinstance(part, Quantizer)]
+
+
+def _total(terms: list[Tensor | None]) -> Tensor | None:
+    """Return the sum of terms, (B,) or (); None if there are none."""
+    held = [term for term in terms if term is not None]
+    return torch.stack(held).sum(0) if held else None
