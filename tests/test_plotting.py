@@ -80,7 +80,17 @@ DRAWINGS: dict[str, Callable[[], Figure]] = {
     "class_grid": lambda: plotting.class_grid(noise(2, 3, 1, 8, 8), ["cat", "dog"], title="Pets"),
     "code_usage": lambda: plotting.code_usage(torch.tensor([900, 0, 5]), title="Codes"),
     "code_maps": lambda: plotting.code_maps(
-        IMAGES, IMAGES, torch.arange(28).reshape(7, 2, 2), 32, title="Maps"
+        IMAGES, IMAGES, {"": torch.arange(28).reshape(7, 2, 2)}, {"": noise(32, 3)}, title="Maps"
+    ),
+    "code_maps of two levels": lambda: plotting.code_maps(
+        IMAGES,
+        IMAGES,
+        {"top": torch.arange(7).reshape(7, 1, 1), "bottom": torch.arange(28).reshape(7, 2, 2)},
+        {"top": noise(7, 3), "bottom": noise(28, 3)},
+        title="Maps",
+    ),
+    "code_gallery": lambda: plotting.code_gallery(
+        IMAGES, IMAGES, torch.arange(7, 0, -1), title="Codes"
     ),
 }
 
@@ -474,7 +484,8 @@ def test_code_usage_of_extreme_counts(counts: list[float]) -> None:
 def test_code_maps_have_one_color_per_code(codebook_size: int) -> None:
     originals = flat(torch.tensor([0.1, 0.2]), size=(12, 12))
     codes = torch.tensor([[[0, 1, 2], [3, 4, 0]], [[5, 5, 1], [2, 3, 4]]])
-    figure = plotting.code_maps(originals, 0.5 + originals, codes, codebook_size)
+    vectors = noise(codebook_size, 4)
+    figure = plotting.code_maps(originals, 0.5 + originals, {"": codes}, {"": vectors})
     pixels, axes = panel(figure), figure.axes[0]
     assert tick_texts(axes, "y") == ["original", "codes", "reconstruction"]
     colors = tile_centers(pixels, 3, 2)
@@ -496,7 +507,8 @@ def test_code_maps_have_one_color_per_code(codebook_size: int) -> None:
 
 def test_code_maps_need_not_divide_the_image() -> None:
     images = noise(2, 3, 10, 10)
-    plotting.to_array(plotting.code_maps(images, images, torch.zeros(2, 3, 7).long(), 1))
+    codes = {"": torch.zeros(2, 3, 7).long()}
+    plotting.to_array(plotting.code_maps(images, images, codes, {"": torch.zeros(1, 2)}))
 
 
 # --- Errors ---------------------------------------------------------------------------------------
@@ -505,6 +517,7 @@ OK = torch.zeros(2, 1, 4, 4)
 ROWS = torch.zeros(2, 3, 1, 4, 4)
 SQUARE = torch.zeros(2, 2, 1, 4, 4)
 CODES = torch.zeros(2, 2, 2, dtype=torch.long)
+BOOK = {"": torch.zeros(4, 3)}
 POINTS = torch.zeros(3, 2)
 MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
     "no batch": (lambda: plotting.image_grid(OK[0]), r"shape \(1, 4, 4\)"),
@@ -532,9 +545,10 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
     "empty counts": (lambda: plotting.code_usage(torch.zeros(0)), "empty"),
     "negative": (lambda: plotting.code_usage(torch.tensor([1, -1])), "negative"),
     "count matrix": (lambda: plotting.code_usage(torch.zeros(2, 2)), r"shape \(2, 2\)"),
-    "maps": (lambda: plotting.code_maps(OK, OK, CODES[:1], 4), "for 2 images"),
-    "float codes": (lambda: plotting.code_maps(OK, OK, CODES.float(), 4), "integer"),
-    "large code": (lambda: plotting.code_maps(OK, OK, CODES + 4, 4), "codebook_size - 1 = 3"),
+    "maps": (lambda: plotting.code_maps(OK, OK, {"": CODES[:1]}, BOOK), "for 2 images"),
+    "float codes": (lambda: plotting.code_maps(OK, OK, {"": CODES.float()}, BOOK), "integer"),
+    "large code": (lambda: plotting.code_maps(OK, OK, {"": CODES + 4}, BOOK), "from 0 to 3"),
+    "gallery": (lambda: plotting.code_gallery(OK, OK[:1], CODES[:, 0, 0]), "differ in shape"),
     "k": (lambda: plotting.principal_components(POINTS, 3), "k is 3"),
     "no k": (lambda: plotting.principal_components(POINTS, 0), "k is 0"),
     "vector": (lambda: plotting.principal_components(POINTS[0]), r"\(N, D\)"),
@@ -657,7 +671,7 @@ def test_similar_codes_have_similar_colors():
     vectors[-1] *= 1000
     codes = torch.arange(40).reshape(1, 5, 8)
     x = torch.zeros(1, 1, 5, 8)
-    figure = plotting.code_maps(x, x, codes, 40, vectors=vectors)
+    figure = plotting.code_maps(x, x, {"": codes}, {"": vectors})
     pixels = plotting.to_array(figure).astype(int)
     colors = plotting.codes.similar_colors(vectors).astype(int)
     assert len(np.unique(colors, axis=0)) == 40
@@ -666,12 +680,11 @@ def test_similar_codes_have_similar_colors():
     assert (pixels == colors[20]).all(-1).any()
 
 
-@pytest.mark.parametrize("shape", [(39, 8), (40,)])
-def test_wrong_vectors_of_codes(shape):
+def test_the_vectors_of_codes_are_rows_of_a_matrix():
     x = torch.zeros(1, 1, 4, 4)
     codes = torch.zeros(1, 2, 2, dtype=torch.int64)
-    with pytest.raises(ValueError, match="one vector for each of the 40 codes"):
-        plotting.code_maps(x, x, codes, 40, vectors=torch.zeros(shape))
+    with pytest.raises(ValueError, match="codebook"):
+        plotting.code_maps(x, x, {"": codes}, {"": torch.zeros(40)})
 
 
 def test_traversals_of_one_column_have_room_for_the_decoded_image_only() -> None:

@@ -52,7 +52,7 @@ GENERAL = {"samples", "reconstructions", "latents", "traversals"}
         (lambda **kwargs: CVAE(latent_dim=2, **kwargs), GENERAL | {"classes"}),
         (
             lambda **kwargs: VQVAE(**kwargs),
-            {"reconstructions", "latents", "code_usage", "code_maps"},
+            {"reconstructions", "latents", "code_usage", "code_maps", "code_gallery"},
         ),
     ],
     ids=["vae", "vae_2d", "vae_1d", "cvae", "vq_vae"],
@@ -209,3 +209,22 @@ def test_manifold_has_z0_to_the_right_and_z1_upwards(monkeypatch):
 def test_bad_interval(name):
     with pytest.raises(ValueError, match=f"figures.{name}.every_n_epochs must be at least 1"):
         FIGURES[name](every_n_epochs=0)
+
+
+def test_a_collapsed_codebook_has_a_gallery_of_one_code(batch):
+    """Whatever the number of the code is."""
+    model = VQVAE(image_shape=(1, 8, 8)).eval()
+    model.quantizer.codebook.data.fill_(1e3)
+    model.quantizer.codebook.data[300] = 0
+    figure = FIGURES["code_gallery"]().draw(model, batch.x, None, None)
+    assert "What 1 codes look like" in figure.get_suptitle() or figure.texts
+
+
+def test_what_lies_outside_an_image_is_no_part_of_a_code():
+    from vae_lightning.figures.codes import _mean_parts
+
+    x = torch.full((3, 1, 8, 8), 0.7)
+    codes = torch.zeros(3, 2, 2, dtype=torch.long)
+    parts = _mean_parts(x, codes, torch.tensor([12]))
+    assert parts.shape == (1, 1, 8, 8)
+    torch.testing.assert_close(parts, torch.full((1, 1, 8, 8), 0.7))

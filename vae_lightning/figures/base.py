@@ -7,8 +7,8 @@ from typing import ClassVar
 import matplotlib.figure
 from torch import Tensor
 
-from vae_lightning.models.base import BaseVAE
 from vae_lightning.models.capabilities import Capability
+from vae_lightning.models.inference import GenerativeModel
 
 
 class Figure(ABC):
@@ -48,13 +48,17 @@ class Figure(ABC):
         self.epoch: int | None = None
         self.images_of = "validation images"
 
-    def applies_to(self, model: BaseVAE) -> bool:
+    def applies_to(self, model: GenerativeModel) -> bool:
         """Return whether the figure can be drawn for a model."""
         return model.has(*self.requires)
 
     @abstractmethod
     def draw(
-        self, model: BaseVAE, x: Tensor, label: Tensor | None, class_names: Sequence[str] | None
+        self,
+        model: GenerativeModel,
+        x: Tensor,
+        label: Tensor | None,
+        class_names: Sequence[str] | None,
     ) -> matplotlib.figure.Figure:
         """Draw the figure.
 

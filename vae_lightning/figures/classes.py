@@ -8,8 +8,8 @@ from torch import Tensor
 
 from vae_lightning import plotting, randomness
 from vae_lightning.figures.base import Figure
-from vae_lightning.models.base import BaseVAE
 from vae_lightning.models.capabilities import Capability
+from vae_lightning.models.inference import GenerativeModel
 
 
 class ClassGrid(Figure):
@@ -32,7 +32,11 @@ class ClassGrid(Figure):
         self.seed = seed
 
     def draw(
-        self, model: BaseVAE, x: Tensor, label: Tensor | None, class_names: Sequence[str] | None
+        self,
+        model: GenerativeModel,
+        x: Tensor,
+        label: Tensor | None,
+        class_names: Sequence[str] | None,
     ) -> matplotlib.figure.Figure:
         """See `Figure.draw`."""
         classes = torch.arange(model.num_classes)

@@ -1,5 +1,6 @@
 """Usage of the codes of a codebook, and maps of the codes of images."""
 
+import math
 from collections.abc import Sequence
 
 import matplotlib.figure
@@ -8,8 +9,9 @@ from torch import Tensor
 
 from vae_lightning import plotting
 from vae_lightning.figures.base import Figure
-from vae_lightning.models.base import BaseVAE
 from vae_lightning.models.capabilities import Capability
+from vae_lightning.models.discrete import DiscreteModel
+from vae_lightning.models.inference import GenerativeModel
 
 
 class CodeUsage(Figure):
@@ -28,13 +30,20 @@ class CodeUsage(Figure):
         self.images = n
 
     def draw(
-        self, model: BaseVAE, x: Tensor, label: Tensor | None, class_names: Sequence[str] | None
+        self,
+        model: GenerativeModel,
+        x: Tensor,
+        label: Tensor | None,
+        class_names: Sequence[str] | None,
     ) -> matplotlib.figure.Figure:
         """See `Figure.draw`."""
-        codes = model.encode_indices(x, model.used_labels(label))
-        counts = torch.bincount(codes.flatten().cpu(), minlength=_codebook_size(model))
+        # Codes of several codebooks are counted together, but none as another's.
+        counts = [
+            torch.bincount(codes.flatten(), minlength=model.codebook_sizes[name])
+            for name, codes in _maps(model, x, label).items()
+        ]
         title = f"Code usage over {len(x):,} {self.images_of}{self.title_end}"
-        return plotting.code_usage(counts, title=title)
+        return plotting.code_usage(torch.cat(counts), title=title)
 
 
 class CodeMaps(Figure):
@@ -53,18 +62,98 @@ class CodeMaps(Figure):
         self.images = n
 
     def draw(
-        self, model: BaseVAE, x: Tensor, label: Tensor | None, class_names: Sequence[str] | None
+        self,
+        model: GenerativeModel,
+        x: Tensor,
+        label: Tensor | None,
+        class_names: Sequence[str] | None,
     ) -> matplotlib.figure.Figure:
         """See `Figure.draw`."""
-        label = model.used_labels(label)
-        codes = model.encode_indices(x, label)
-        reconstructed = model.reconstruct(x, label)
+        codes = _maps(model, x, label)
+        reconstructed = model.reconstruct(x, model.used_labels(label))
         title = f"Codes of {self.images_of}{self.title_end}"
-        vectors = next(iter(model.codebooks.values()), None)
-        size = _codebook_size(model)
-        return plotting.code_maps(x, reconstructed, codes, size, vectors=vectors, title=title)
+        return plotting.code_maps(x, reconstructed, codes, model.codebooks, title=title)
 
 
-def _codebook_size(model: BaseVAE) -> int:
-    """Return the size of the codebook of `BaseVAE.encode_indices`."""
-    return next(iter(model.codebook_sizes.values()))
+class CodeGallery(Figure):
+    """What codes look like: where they are used in images, and what they decode to.
+
+    The first row is the mean of the parts of validation images whose code it is, and the second the
+    mean of the same parts of their reconstructions. The codes are those that tell most: ordered by
+    the squared difference of their mean part from that of all codes, times their number. Of a model
+    with several maps, they are those of the finest one.
+
+    Args:
+        every_n_epochs: See `Figure`.
+        n: Number of images.
+        codes: Number of codes.
+    """
+
+    name = "code_gallery"
+    requires = (Capability.CODEBOOK,)
+
+    def __init__(self, every_n_epochs: int = 5, n: int = 1000, codes: int = 64) -> None:
+        super().__init__(every_n_epochs, n=n, codes=codes)
+        self.images = n
+        self.codes = codes
+
+    def draw(
+        self,
+        model: GenerativeModel,
+        x: Tensor,
+        label: Tensor | None,
+        class_names: Sequence[str] | None,
+    ) -> matplotlib.figure.Figure:
+        """See `Figure.draw`."""
+        assert isinstance(model, DiscreteModel)
+        label = model.used_labels(label)
+        indices = model.encode_indices(x, label)
+        levels = [indices] if isinstance(indices, Tensor) else list(indices)
+        finest = levels[-1] if levels[-1].ndim == 3 else levels[-1][..., 0]
+        counts = torch.bincount(finest.flatten())
+        rows = [
+            _mean_parts(images.to(finest.device), finest, counts)
+            for images in (x, model.reconstruct(x, label))
+        ]
+        used = counts.nonzero()[:, 0]
+        mean = (counts / counts.sum()).view(-1, 1, 1, 1).mul(rows[0]).sum(0)
+        told = counts[used] * (rows[0][used] - mean).square().flatten(1).sum(1)
+        chosen = used[told.argsort(descending=True, stable=True)[: self.codes]]
+        seen, decoded = (row[chosen].cpu() for row in rows)
+        title = f"What {len(chosen)} codes look like in {self.images_of}{self.title_end}"
+        return plotting.code_gallery(seen, decoded, counts[chosen].cpu(), title=title)
+
+
+def _mean_parts(x: Tensor, codes: Tensor, counts: Tensor) -> Tensor:
+    """Return the mean of the parts of images (N, C, H, W) that have each code, (K, C, p, q).
+
+    What lies outside an image does not count.
+    """
+    sums = []
+    for images in (x, torch.ones_like(x)):
+        parts = _patches(images, codes.shape[1:]).flatten(0, 2)
+        empty = parts.new_zeros(len(counts), *parts.shape[1:])
+        sums.append(empty.index_add_(0, codes.flatten(), parts))
+    return sums[0] / sums[1].clamp(min=1)
+
+
+def _maps(model: GenerativeModel, x: Tensor, label: Tensor | None) -> dict[str, Tensor]:
+    """Return the maps of the codes of images, (N, h, w), by codebook, on the CPU."""
+    assert isinstance(model, DiscreteModel)
+    indices = model.encode_indices(x, model.used_labels(label))
+    levels = (indices,) if isinstance(indices, Tensor) else indices
+    return {name: codes.cpu() for name, codes in model.by_codebook(levels).items()}
+
+
+def _patches(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Return the part of each image around each position of a map, (N, h, w, C, p, q).
+
+    A part is twice as large as the share of the image that a position stands for.
+    """
+    steps = [math.ceil(length / n) for length, n in zip(x.shape[2:], size, strict=True)]
+    sides = [step + 2 * (step // 2) for step in steps]
+    rows, columns = size[0] * steps[0] - x.shape[2], size[1] * steps[1] - x.shape[3]
+    margins = steps[1] // 2, steps[1] // 2 + columns, steps[0] // 2, steps[0] // 2 + rows
+    padded = torch.nn.functional.pad(x, margins)
+    parts = padded.unfold(2, sides[0], steps[0]).unfold(3, sides[1], steps[1])
+    return parts.permute(0, 2, 3, 1, 4, 5)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vae_lightning import plotting
 from vae_lightning.figures.base import Figure
-from vae_lightning.models.base import BaseVAE
+from vae_lightning.models.inference import GenerativeModel
 
 _CHUNK = 250
 """Number of images embedded at once, which limits memory for large images."""
@@ -31,12 +31,16 @@ class LatentScatter(Figure):
         super().__init__(every_n_epochs, n=n)
         self.images = n
 
-    def applies_to(self, model: BaseVAE) -> bool:
+    def applies_to(self, model: GenerativeModel) -> bool:
         """Return whether there are at least two latent dimensions."""
         return model.latent_size is None or model.latent_size >= 2
 
     def draw(
-        self, model: BaseVAE, x: Tensor, label: Tensor | None, class_names: Sequence[str] | None
+        self,
+        model: GenerativeModel,
+        x: Tensor,
+        label: Tensor | None,
+        class_names: Sequence[str] | None,
     ) -> matplotlib.figure.Figure:
         """See `Figure.draw`."""
         parts = []

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from vae_lightning import plotting
 from vae_lightning.figures.base import Figure
-from vae_lightning.models.base import BaseVAE
 from vae_lightning.models.capabilities import Capability
+from vae_lightning.models.inference import GenerativeModel
 
 
 class Manifold(Figure):
@@ -30,12 +30,16 @@ class Manifold(Figure):
         super().__init__(every_n_epochs, n=n)
         self.n = n
 
-    def applies_to(self, model: BaseVAE) -> bool:
+    def applies_to(self, model: GenerativeModel) -> bool:
         """Return whether the model is unconditional and its latent has two dimensions."""
         return super().applies_to(model) and model.latent_size == 2 and not model.conditional
 
     def draw(
-        self, model: BaseVAE, x: Tensor, label: Tensor | None, class_names: Sequence[str] | None
+        self,
+        model: GenerativeModel,
+        x: Tensor,
+        label: Tensor | None,
+        class_names: Sequence[str] | None,
     ) -> matplotlib.figure.Figure:
         """See `Figure.draw`."""
         quantiles = model.latent_quantiles((torch.arange(self.n) + 0.5) / self.n)  # (n, 2)

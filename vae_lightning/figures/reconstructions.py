@@ -7,7 +7,7 @@ from torch import Tensor
 
 from vae_lightning import plotting
 from vae_lightning.figures.base import Figure
-from vae_lightning.models.base import BaseVAE
+from vae_lightning.models.inference import GenerativeModel
 
 
 class Reconstructions(Figure):
@@ -25,7 +25,11 @@ class Reconstructions(Figure):
         self.images = n
 
     def draw(
-        self, model: BaseVAE, x: Tensor, label: Tensor | None, class_names: Sequence[str] | None
+        self,
+        model: GenerativeModel,
+        x: Tensor,
+        label: Tensor | None,
+        class_names: Sequence[str] | None,
     ) -> matplotlib.figure.Figure:
         """See `Figure.draw`."""
         reconstructed = model.reconstruct(x, model.used_labels(label))

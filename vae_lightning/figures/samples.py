@@ -7,8 +7,8 @@ from torch import Tensor
 
 from vae_lightning import plotting, randomness
 from vae_lightning.figures.base import Figure
-from vae_lightning.models.base import BaseVAE
 from vae_lightning.models.capabilities import Capability
+from vae_lightning.models.inference import GenerativeModel
 
 
 class Samples(Figure):
@@ -29,7 +29,11 @@ class Samples(Figure):
         self.seed = seed
 
     def draw(
-        self, model: BaseVAE, x: Tensor, label: Tensor | None, class_names: Sequence[str] | None
+        self,
+        model: GenerativeModel,
+        x: Tensor,
+        label: Tensor | None,
+        class_names: Sequence[str] | None,
     ) -> matplotlib.figure.Figure:
         """See `Figure.draw`."""
         generator = randomness.generator(self.seed, self.name)

@@ -8,8 +8,8 @@ from torch import Tensor
 from vae_lightning import plotting
 from vae_lightning.explore.traversal import dimension_use, traverse
 from vae_lightning.figures.base import Figure
-from vae_lightning.models.base import BaseVAE
 from vae_lightning.models.capabilities import Capability
+from vae_lightning.models.inference import GenerativeModel
 
 
 class Traversals(Figure):
@@ -53,7 +53,11 @@ class Traversals(Figure):
         self.rows = rows
 
     def draw(
-        self, model: BaseVAE, x: Tensor, label: Tensor | None, class_names: Sequence[str] | None
+        self,
+        model: GenerativeModel,
+        x: Tensor,
+        label: Tensor | None,
+        class_names: Sequence[str] | None,
     ) -> matplotlib.figure.Figure:
         """See `Figure.draw`."""
         label = model.used_labels(label)

@@ -10,7 +10,7 @@ by an integer factor and shown with one array element per pixel, which keeps the
 returns exactly the pixels that ``Figure.savefig`` writes.
 """
 
-from vae_lightning.plotting.codes import code_maps, code_usage
+from vae_lightning.plotting.codes import code_gallery, code_maps, code_usage
 from vae_lightning.plotting.components import principal_components
 from vae_lightning.plotting.curves import curves
 from vae_lightning.plotting.differences import differences
@@ -27,6 +27,7 @@ from vae_lightning.plotting.layout import to_array
 
 __all__ = [
     "class_grid",
+    "code_gallery",
     "code_maps",
     "code_usage",
     "curves",

@@ -1,6 +1,8 @@
 """Figures of codebooks: how often codes are used, and where in the images."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -136,10 +138,9 @@ def _log_ticks(low: float, high: float) -> list[float]:
 def code_maps(
     originals: Tensor,
     reconstructed: Tensor,
-    codes: Tensor,
-    codebook_size: int,
+    codes: Mapping[str, Tensor],
+    codebooks: Mapping[str, Tensor],
     *,
-    vectors: Tensor | None = None,
     title: str = "",
 ) -> Figure:
     """Draw images, the maps of their code indices, and their reconstructions.
@@ -147,11 +148,9 @@ def code_maps(
     Args:
         originals: Images in [0, 1], (N, C, H, W).
         reconstructed: Their reconstructions in the same order, (N, C, H, W).
-        codes: Code indices from 0 to ``codebook_size`` - 1, (N, h, w). Maps are enlarged to the
-            size of the images. An index has the same color in all maps.
-        codebook_size: Number of codes.
-        vectors: The vectors of the codes, (K, D). With them, similar codes get similar colors, and
-            without, codes of neighboring indices get different ones.
+        codes: Code indices, (N, h, w), by the name of their codebook. Maps are enlarged to the size
+            of the images. An index has the same color in all images.
+        codebooks: The vectors of the codes, (K, D). Similar codes get similar colors.
         title: Title of the figure.
 
     Returns:
@@ -162,48 +161,92 @@ def code_maps(
 
     Example:
         >>> x = torch.rand(4, 1, 28, 28)
-        >>> figure = code_maps(x, x, torch.randint(512, (4, 7, 7)), codebook_size=512)
+        >>> codes, codebook = torch.randint(512, (4, 7, 7)), torch.randn(512, 64)
+        >>> figure = code_maps(x, x, {"": codes}, {"": codebook})
         >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
         ['original', 'codes', 'reconstruction']
     """
-    where = "code_maps"
-    pairs = check_pair(where, originals, reconstructed)
-    check_tensor(where, "codes", codes, "N h w")
-    if len(codes) != pairs.shape[1] or 0 in codes.shape:
-        raise ValueError(
-            f"{where}: codes has shape {tuple(codes.shape)} for {pairs.shape[1]} images, "
-            "pass one map (h, w) per image."
-        )
-    if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
-        raise ValueError(f"{where}: codes has dtype {codes.dtype}, pass integer code indices.")
-    indices = codes.detach().cpu().numpy()
-    if indices.min() < 0 or indices.max() >= codebook_size:
-        raise ValueError(
-            f"{where}: codes range from {indices.min()} to {indices.max()}, "
-            f"pass indices from 0 to codebook_size - 1 = {codebook_size - 1}."
-        )
-    if vectors is not None and (vectors.ndim != 2 or len(vectors) != codebook_size):
-        raise ValueError(
-            f"{where}: vectors has shape {tuple(vectors.shape)}, pass one vector for each of the "
-            f"{codebook_size} codes."
-        )
-    if vectors is None or codebook_size <= len(CLASS_COLORS):
-        colors, what = _code_colors(codebook_size), "one color per code"
-    else:
-        colors, what = similar_colors(vectors), "similar codes in similar colors"
-    colored = colors[indices]
+    pairs = check_pair("code_maps", originals, reconstructed)
+    maps = {name: _indices(codes[name], pairs.shape[1], codebooks[name]) for name in codes}
+    colored = [
+        (
+            _code_colors(len(codebooks[name]))
+            if len(codebooks[name]) <= len(CLASS_COLORS)
+            else similar_colors(codebooks[name])
+        )[indices]
+        for name, indices in maps.items()
+    ]
 
     def make_tiles(scale: Scale) -> Pixels:
         first, last = scale.tiles(pairs)
         height, width = first.shape[1:3]
-        rows = np.arange(height) * indices.shape[1] // height
-        columns = np.arange(width) * indices.shape[2] // width
-        return np.stack([first, colored[:, rows][:, :, columns], last])
+        rows = [np.arange(height) * one.shape[1] // height for one in colored]
+        columns = [np.arange(width) * one.shape[2] // width for one in colored]
+        tiles = [
+            one[:, down][:, :, across]
+            for one, down, across in zip(colored, rows, columns, strict=True)
+        ]
+        return np.stack([first, *tiles, last])
 
-    shown = len(np.unique(indices))
-    note = f"{what}, {shown} of {codebook_size} codes appear"
-    labels = ["original", "codes", "reconstruction"]
+    shown = sum(len(np.unique(indices)) for indices in maps.values())
+    total = sum(len(codebook) for codebook in codebooks.values())
+    few = all(len(codebook) <= len(CLASS_COLORS) for codebook in codebooks.values())
+    what = "one color per code" if few else "similar codes in similar colors"
+    note = f"{what}, {shown} of {total} codes appear"
+    labels = ["original", *(f"codes {name}".strip() for name in maps), "reconstruction"]
     return draw_wrapped_rows(make_tiles, pairs[0], labels, title=title, note=note)
+
+
+def _indices(codes: Tensor, images: int, codebook: Tensor) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Check the code indices of one map of each image, (N, h, w)."""
+    where, size = "code_maps", len(codebook)
+    check_tensor(where, "codes", codes, "N h w")
+    check_tensor(where, "codebook", codebook, "K D")
+    if len(codes) != images or 0 in codes.shape:
+        raise ValueError(
+            f"{where}: codes has shape {tuple(codes.shape)} for {images} images, "
+            "pass one map (h, w) per image."
+        )
+    if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
+        raise ValueError(f"{where}: codes has dtype {codes.dtype}, pass integer code indices.")
+    indices: np.ndarray[Any, np.dtype[np.int64]] = codes.detach().cpu().numpy()
+    if indices.min() < 0 or indices.max() >= size:
+        raise ValueError(
+            f"{where}: codes range from {indices.min()} to {indices.max()}, "
+            f"pass indices from 0 to {size - 1}."
+        )
+    return indices
+
+
+@styled
+def code_gallery(seen: Tensor, decoded: Tensor, counts: Tensor, *, title: str = "") -> Figure:
+    """Draw what codes stand for: parts of images that use them, and what they decode to.
+
+    Args:
+        seen: Mean of the parts of images, (N, C, h, w).
+        decoded: What the codes decode to, (N, C, h, w).
+        counts: How often each code is used, (N,).
+        title: Title of the figure.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: If a shape or dtype is wrong.
+
+    Example:
+        >>> x = torch.rand(3, 1, 8, 8)
+        >>> figure = code_gallery(x, x, torch.tensor([5, 3, 2]))
+        >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
+        ['in images', 'decoded']
+    """
+    pairs = check_pair("code_gallery", seen, decoded)
+    check_tensor("code_gallery", "counts", counts, "N")
+    note = f"each used {int(counts.min()):,} to {int(counts.max()):,} times"
+    labels = ["in images", "decoded"]
+    return draw_wrapped_rows(
+        lambda scale: scale.tiles(pairs), pairs[0], labels, title=title, note=note
+    )
 
 
 def similar_colors(vectors: Tensor) -> Pixels:
