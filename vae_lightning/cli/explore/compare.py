@@ -11,6 +11,7 @@ from vae_lightning import explore, plotting
 from vae_lightning.cli.explore import items
 from vae_lightning.cli.explore.options import Parser, Trained, positive, short
 from vae_lightning.cli.explore.outputs import Outputs
+from vae_lightning.cli.explore.sample_distances import check, compare_samples
 from vae_lightning.cli.run_folders import folder_of
 from vae_lightning.errors import UserError
 
@@ -36,6 +37,14 @@ def parser() -> Parser:
     made.add_argument("--root", metavar="FOLDER", help="where the data are now")
     made.add_argument("--n", type=positive, default=1000, help="number of images (1000)")
     made.add_argument("--k", type=positive, default=64, help="importance samples of log p(x) (64)")
+    made.add_argument(
+        "--classifier",
+        metavar="CKPT",
+        help="show samples side by side, with Fréchet distances by the features of this classifier",
+    )
+    made.add_argument(
+        "--samples", type=positive, default=2000, metavar="N", help="for these distances (2000)"
+    )
     return made
 
 
@@ -46,9 +55,12 @@ def run(options: argparse.Namespace) -> None:
     models = [Trained.load(options, path) for path in options.checkpoints]
     first, *others = models
     outputs = Outputs(options, first.held, "compare", (".csv", ".png"))
+    if options.classifier is not None and outputs.file is not None:
+        raise UserError(f"--out {outputs.file}: with --classifier, give a folder")
     for other in others:
         _check_data(first, other, options.split)
     names = _names(models)
+    checked = None if options.classifier is None else check(models, names, options)
     values = [_scores(trained, options) for trained in models]
     for name, found in zip(names, values, strict=True):
         shown = ", ".join(f"{key} {value.mean():.4f}" for key, value in found.items())
@@ -91,6 +103,8 @@ def run(options: argparse.Namespace) -> None:
             outputs.figure(key, figure)
             if outputs.file:
                 break
+    if checked is not None:
+        compare_samples(*checked, options, outputs)
     outputs.report()
 
 
