@@ -15,8 +15,11 @@ from vae_lightning.distributions.priors import Prior
 from vae_lightning.functional import standard_normal_log_prob
 from vae_lightning.models.base import BaseVAE, Terms
 from vae_lightning.models.capabilities import Capability
+from vae_lightning.models.code_prior import CodePrior
 from vae_lightning.models.image_model import Labels
+from vae_lightning.models.inference import GenerativeModel
 from vae_lightning.models.latent_variable_model import LatentVariableModel
+from vae_lightning.models.vq_vae import VQVAE
 from vae_lightning.randomness import Noise
 
 IMAGE_SHAPE = (1, 8, 8)
@@ -42,7 +45,12 @@ def implementations(base: type) -> list[Any]:
     ]
 
 
-SMALL: dict[str, Any] = {"critic_hidden": (16, 16), "hidden": (8,), "components": 7}
+SMALL: dict[str, Any] = {
+    "critic_hidden": (16, 16),
+    "hidden": (8,),
+    "components": 7,
+    "codebook_size": 8,
+}
 """Options that make a part smaller, where it has them."""
 
 DISCRETE = {"num_categories": 2}
@@ -60,11 +68,13 @@ def small(cls: Callable[..., Any], **kwargs: Any) -> Any:
     return functools.partial(cls, **options) if options else cls
 
 
-def build(variant: type[BaseVAE], **kwargs: Any) -> BaseVAE:
+def build(variant: type[GenerativeModel], **kwargs: Any) -> Any:
     """Build a small model for the images of the tests."""
     arguments = {"image_shape": IMAGE_SHAPE, "num_classes": NUM_CLASSES, **kwargs}
-    model: BaseVAE = small(variant)(**arguments)
-    return model
+    if issubclass(variant, CodePrior):
+        sizes = {name: arguments[name] for name in ("image_shape", "num_classes")}
+        arguments = {"autoencoder": build(VQVAE, **sizes), **arguments}
+    return small(variant)(**arguments)
 
 
 class FewImages:

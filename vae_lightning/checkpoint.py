@@ -272,7 +272,8 @@ def _read_exported(folder: Path) -> Checkpoint:
     path = folder / WEIGHTS_FILE
     try:
         held = path.read_bytes()
-        if hashlib.sha256(held).hexdigest() != config.get(WEIGHTS_DIGEST):
+        digest = config.get(WEIGHTS_DIGEST)
+        if digest is not None and hashlib.sha256(held).hexdigest() != digest:
             raise UserError(
                 f"{path} is not the file that {CONFIG_FILE} describes (its checksum is another "
                 "one): export the model again, or get both files again"

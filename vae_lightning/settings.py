@@ -56,6 +56,18 @@ class Configurable:
                 arguments[name] = value
         return {name: to_plain_data(value) for name, value in arguments.items()}
 
+    def record_argument(self, name: str, value: Any) -> None:
+        """Record another value of an argument, such as what a file holds instead of its path."""
+        args, kwargs = self.__dict__["_arguments"]
+        signature = inspect.signature(type(self))
+        bound = signature.bind(*args, **kwargs)
+        if name in signature.parameters:
+            bound.arguments[name] = value
+        else:  # an argument that a subclass hands on
+            kinds = {parameter.kind: key for key, parameter in signature.parameters.items()}
+            bound.arguments[kinds[inspect.Parameter.VAR_KEYWORD]][name] = value
+        self.__dict__["_arguments"] = bound.args, bound.kwargs
+
     def describe(self) -> dict[str, Any]:
         """Return the class and its settings: ``{"class_path": ..., "init_args": ...}``."""
         return {"class_path": class_path(type(self)), "init_args": self.settings}

@@ -38,7 +38,11 @@ def test_begins_with_its_command(path):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_trains_tests_and_predicts(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    main(["fit", "--config", path.stem, *SMALL])
+    needed = []
+    if path.stem == "vq_prior":
+        main(["fit", "--config", "vq_vae", *SMALL])
+        needed = ["--model.autoencoder", "runs/vq_vae/version_0/checkpoints/best.ckpt"]
+    main(["fit", "--config", path.stem, *needed, *SMALL])
     run = tmp_path / "runs" / path.stem / "version_0"
     model = yaml.safe_load((run / "config.yaml").read_text())["model"]["class_path"]
     assert model.rpartition(".")[2] in path.read_text()
@@ -58,5 +62,13 @@ def test_trains_tests_and_predicts(path, tmp_path, monkeypatch):
     assert (run / "predictions" / "reconstruction.npy").is_file()
     figures = {folder.name for folder in (run / "figures").iterdir()}
     assert {"reconstructions", "latents"} <= figures
-    special = {"vae_2d": {"manifold"}, "cvae": {"classes"}, "vq_vae": {"code_usage", "code_maps"}}
+    codes = {"code_usage", "code_maps", "code_gallery"}
+    special = {
+        "vae_2d": {"manifold"},
+        "cvae": {"classes"},
+        "vq_vae": codes,
+        "vq_vae_2": codes,
+        "d_vae": codes,
+        "vq_prior": codes | {"samples"},
+    }
     assert special.get(path.stem, set()) <= figures

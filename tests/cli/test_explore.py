@@ -2,6 +2,8 @@
 
 import csv
 import json
+import math
+import re
 import subprocess
 import sys
 
@@ -397,6 +399,44 @@ def test_what_is_not_comparable_is_said(trained, folder, capsys):
     assert "at least two" in failure(["compare", paths[0]], capsys)
 
 
+def test_the_classifier_says_whether_samples_are_of_the_class(trained, folder, classifier, capsys):
+    given = [*ckpt(trained, "cvae"), "--n=30", "--classifier", classifier]
+    main(["sample", *given, "--out=all.npz"])
+    (share,) = re.findall(r"gives ([\d.]+)% of the samples the class", capsys.readouterr().out)
+    arrays = np.load("all.npz")
+    found = vae_lightning.models.loading.load_classifier(classifier).classify(
+        torch.from_numpy(arrays["x"])
+    )
+    expected = (found.argmax(1).numpy() == arrays["label"]).mean()
+    assert float(share) == pytest.approx(100 * expected, abs=0.06)
+
+
+def test_samples_side_by_side(trained, folder, classifier, capsys):
+    """With a density that lies beside a checkpoint, and classes as often as they occur."""
+    for name in ("vae", "cvae", "vq"):
+        run = folder / f"runs/{name}/version_0/checkpoints"
+        run.mkdir(parents=True)
+        source = trained / f"runs/{name}/version_0/checkpoints/best.ckpt"
+        (run / "best.ckpt").write_bytes(source.read_bytes())
+    paths = [f"runs/{name}/version_0/checkpoints/best.ckpt" for name in ("vae", "cvae", "vq")]
+    main(["density", "fit", "--ckpt_path", paths[0], "--components=2"])
+    given = ["--classifier", classifier, "--samples=16", "--k=2"]
+    main(["compare", *paths, *given, "--out=side"])
+    table = rows(folder / "side/samples.csv")
+    names = ["training images", "vae", "vae + gmm", "cvae"]
+    assert [row["samples"] for row in table] == names
+    distances = [float(row["frechet_distance"]) for row in table]
+    assert all(math.isfinite(distance) and distance > 0 for distance in distances)
+    assert f"  {'vae + gmm':<32} {distances[2]:8.2f}" in capsys.readouterr().out
+    assert (folder / "side/samples.png").is_file()
+    # The distance of the prior is that of the same samples from the same images.
+    main(["sample", "--ckpt_path", paths[0], *given[:2], "--n=16", "--out=alone"])
+    assert f"16 test images: {distances[1]:.2f}" in capsys.readouterr().out
+    assert "give a folder" in failure(["compare", *paths, *given, "--out=a.png"], capsys)
+    only = [paths[2], paths[2], *given, "--out=none"]
+    assert "none of these models has a prior" in failure(["compare", *only], capsys)
+
+
 # Wrong input
 
 
@@ -531,6 +571,7 @@ def test_the_distance_of_samples_is_printed_and_tested(trained, folder, classifi
     main(["sample", *given, "--n=20", "--classifier", classifier])
     out = capsys.readouterr().out
     assert "Fréchet distance of 20 samples from 20 test images: " in out
+    assert "the class that was asked for" not in out
     assert "Fréchet distance of 20 training images from them: " in out
     others = ("disentanglement", "latents", "reconstruction", "log_likelihood")
     given += [f"--metrics.frechet.classifier={classifier}"]

@@ -20,10 +20,13 @@ from torch import nn
 
 from vae_lightning import (
     CVAE,
+    DVAE,
     VAE,
     VQVAE,
+    VQVAE2,
     WAE,
     CategoricalVAE,
+    CodePrior,
     HierarchicalVAE,
     IAFPosterior,
     PlanarFlowPosterior,
@@ -36,6 +39,8 @@ from vae_lightning.errors import UserError
 from vae_lightning.explore import graph
 from vae_lightning.explore.explorer import explorer
 from vae_lightning.explore.graph import OPERATORS, UnknownOperatorError, export_graph, pack
+from vae_lightning.nets.quantizers import FSQ, ResidualQuantizer, VectorQuantizer
+from vae_lightning.randomness import generator
 
 explorer_module = importlib.import_module("vae_lightning.explore.explorer")
 PAGE = files("vae_lightning.explore") / "page"
@@ -70,6 +75,10 @@ MODELS = {
     },
     "vq": lambda: VQVAE(image_shape=(3, 30, 29)),
     "vq conditional": lambda: VQVAE(conditional=True, **DIGITS),
+    "vq fsq": lambda: VQVAE(quantizer=FSQ, **DIGITS),
+    "vq cosine": lambda: VQVAE(quantizer=partial(VectorQuantizer, similarity="cosine"), **DIGITS),
+    "vq prior": lambda: CodePrior(VQVAE(**DIGITS), **DIGITS),
+    "d_vae": lambda: DVAE(codebook_size=16, **DIGITS),
     "categorical": lambda: CategoricalVAE(num_variables=4, num_categories=3, **DIGITS),
     "hierarchy": lambda: HierarchicalVAE(latent_dim=8, top_dim=4, hidden=(16,), **DIGITS),
     "wae": lambda: WAE(latent_dim=5, **DIGITS),
@@ -79,6 +88,26 @@ MODELS = {
         latent_dim=5, prior=partial(VampPrior, components=3), **mlp("relu"), **DIGITS
     ),
 }
+
+
+def test_samples_of_codes_are_those_of_the_prior():
+    prior = MODELS["vq prior"]().eval()
+    data = data_in(page_of(prior, seed=3)[0])
+    held = np.frombuffer(base64.b64decode(data["samples"]["data"]), data["samples"]["type"])
+    (drawn,) = prior.sample_codes(200, None, generator(3, "explorer"))
+    assert held.astype(int).tolist() == drawn.flatten().tolist()
+    assert data["canSample"]
+    assert not data_in(page_of(prior.autoencoder)[0])["canSample"]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: VQVAE2(**DIGITS), lambda: VQVAE(quantizer=ResidualQuantizer, **DIGITS)],
+    ids=["levels", "depth"],
+)
+def test_several_codes_per_position_are_refused(make):
+    with pytest.raises(UserError, match="one map with one code per position"):
+        page_of(make())
 
 
 class Shifted(Prior):
@@ -153,6 +182,15 @@ def test_networks_of_the_page_are_those_of_the_model(name, monkeypatch):
             mu, log_var = model.generative_net(z[1]).chunk(2, 1)
             z = torch.cat([z[1], (z[0] - mu) / log_var.exp().sqrt()], 1)
         output = model.encoder(x[:1], *given) if name.startswith("vq") else z
+        if name == "d_vae":  # the page has the vectors of the codes
+            indices = model.encode_indices(x[:1])
+            z = model.codebooks[""][indices].movedim(-1, 1)
+    if data["encoder"] is None:
+        assert name in ("vq fsq", "d_vae")
+        assert "its codes are not the nearest ones of a codebook" in data["footer"]
+        (decoded,) = in_node([data["decoder"]], [(z, *given)])
+        assert (decoded - expected).abs().max() < 1e-5
+        return
     networks = [data["decoder"], data["encoder"]]
     halves = [with_half_weights(network) for network in networks]
     inputs = [(z, *given), (x[:1], *given)]

@@ -11,13 +11,13 @@ import vae_lightning
 from vae_lightning import plotting
 from vae_lightning.figures import FIGURES, Figure
 from vae_lightning.metrics import METRICS, Metric
-from vae_lightning.models.base import BaseVAE
+from vae_lightning.models.inference import GenerativeModel
 from vae_lightning.models.latent_variable_model import LatentVariableModel
 from vae_lightning.training.module import LitVAE
 
 import lightning.pytorch as pl  # isort: skip
 
-VARIANTS = implementations(BaseVAE)
+VARIANTS = implementations(GenerativeModel)
 
 SMALL = {
     "log_likelihood": {"num_samples": 3},

@@ -7,12 +7,14 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from vae_lightning import WAE, AdversarialAutoencoder, BetaTCVAE, FactorVAE
+from vae_lightning import VQVAE, WAE, AdversarialAutoencoder, BetaTCVAE, CodePrior, FactorVAE
 from vae_lightning.distributed import gather_rows, join_rows, own_rows
 from vae_lightning.distributions.mixture_prior import MixtureOfGaussians
 from vae_lightning.distributions.posteriors import GaussianPosterior
 from vae_lightning.distributions.zuko_flows import RealNVPPrior
-from vae_lightning.nets import MLPDecoder, MLPEncoder
+from vae_lightning.nets import MLPDecoder, MLPEncoder, ResidualDecoder, ResidualEncoder
+from vae_lightning.nets.code_networks import CausalTransformer
+from vae_lightning.nets.quantizers import FSQ, LFQ, ResidualQuantizer, SimVQ, VectorQuantizer
 from vae_lightning.randomness import Noise
 
 SMALL = {
@@ -45,6 +47,56 @@ MODELS = {
     ),
 }
 N = 10
+
+
+def with_codes(cls, **kwargs):
+    """Return what builds a VQ-VAE with a map of 2x2 codes."""
+
+    def make(image_shape, num_classes, **_):
+        parts = {
+            "encoder": functools.partial(ResidualEncoder, hidden=16, downsamplings=1),
+            "decoder": functools.partial(ResidualDecoder, hidden=16, downsamplings=1),
+        }
+        sizes = {"image_shape": image_shape, "num_classes": num_classes, "embedding_dim": 4}
+        return VQVAE(quantizer=functools.partial(cls, **kwargs), **parts, **sizes)
+
+    return make
+
+
+def prior_of_codes(image_shape, num_classes, **_):
+    """Return a prior given the class."""
+    autoencoder = with_codes(FSQ, levels=(3, 3))(image_shape, num_classes)
+    return CodePrior(
+        autoencoder,
+        functools.partial(CausalTransformer, dim=8, layers=1, heads=2),
+        image_shape=image_shape,
+        num_classes=num_classes,
+        conditional=True,
+    )
+
+
+GRADIENT = {
+    "codebook_size": 3,
+    "codebook_update": "gradient",
+    "codebook_init": "uniform",
+    "dead_code_threshold": 0.0,
+}
+MODELS |= {
+    "vq": with_codes(VectorQuantizer, **GRADIENT),
+    "vq_cosine_rotation": with_codes(
+        VectorQuantizer, similarity="cosine", gradient="rotation", **GRADIENT
+    ),
+    "vq_orthogonal": with_codes(VectorQuantizer, orthogonality=10.0, **GRADIENT),
+    "fsq": with_codes(FSQ, levels=(3, 3)),
+    "lfq": with_codes(LFQ, bits=3, temperature=1.0),
+    "sim_vq": with_codes(SimVQ, codebook_size=3),
+    "residual": with_codes(
+        ResidualQuantizer,
+        num_quantizers=2,
+        quantizer=functools.partial(VectorQuantizer, **GRADIENT),
+    ),
+    "code_prior": prior_of_codes,
+}
 
 
 class Loss(nn.Module):

@@ -15,7 +15,7 @@ from two_processes import BatchNormEncoder
 
 from vae_lightning.__main__ import main
 from vae_lightning.cli import folder_choice
-from vae_lightning.nets.quantizers import VectorQuantizer
+from vae_lightning.nets.quantizers import FSQ, LFQ, ResidualQuantizer, SimVQ, VectorQuantizer
 
 COMMON = [
     "--trainer.accelerator=cpu",
@@ -78,11 +78,19 @@ VARIANTS = {
     "factor": ["--model=FactorVAE", *CRITIC],
     "wae": ["--model=WAE", *MLP],
     "adversarial": ["--model=AdversarialAutoencoder", *CRITIC],
+    "prior": [
+        *DATA,
+        "--model=CodePrior",
+        "--model.autoencoder=AUTOENCODER",  # that of vq_ema, trained by one process
+        "--model.conditional=true",
+        *("--model.network.dim=16", "--model.network.layers=1", "--model.network.heads=2"),
+        *("--optimizer=SGD", "--optimizer.lr=1e-3"),
+    ],
     "classifier": ["--model=Classifier", "--model.features=8", *MLP[:5], *MLP[7:]],
 }
 DDP = "--trainer.strategy=ddp"
 FSDP = '--trainer.strategy={"class_path": "two_processes.CPUFSDP"}'
-SHARDED = ["vae", "sigma", "vq_ema", "vamp", "iaf"]
+SHARDED = ["vae", "sigma", "vq_ema", "vamp", "iaf", "prior"]
 FAST = """\
 metrics:
   disentanglement: {votes: 8}
@@ -95,7 +103,9 @@ OWN_ENCODER = f"--model.encoder=two_processes.{BatchNormEncoder.__name__}"
 SHARES = ("perplexity", "codes_used", "code_entropy_bits")
 """What changes where a vector chooses another code."""
 FIGURES = ("samples", "reconstructions", "latents", "traversals")
-NO_FIGURES = [f"--figures.{name}=null" for name in (*FIGURES, "code_usage", "code_maps")]
+NO_FIGURES = [
+    f"--figures.{name}=null" for name in (*FIGURES, "code_usage", "code_maps", "code_gallery")
+]
 
 TESTS = Path(__file__).parents[1]
 
@@ -142,7 +152,9 @@ def runs(tmp_path_factory):
     text = FAST.replace("CLASSIFIER", classifier)
     (folder / "fast.yaml").write_text(text, encoding="utf-8")
     commands = []
+    autoencoder = checkpoint(folder, "vq_ema-one")[1]
     for name, options in VARIANTS.items():
+        options = [option.replace("AUTOENCODER", autoencoder) for option in options]
         extra = ["--trainer.logger+=TensorBoardLogger"] if name == "vae" else NO_FIGURES
         two = [*fit, *options, *extra, "--data.batch_size=16"]
         commands.append([*two, f"--name={name}-ddp"])  # the strategy that Lightning chooses
@@ -403,3 +415,52 @@ def test_codebooks_are_the_same_in_all_processes_and_as_in_one(tmp_path):
         assert first[name].equal(second[name]), name
         torch.testing.assert_close(first[name], value, rtol=1e-4, atol=1e-5, msg=name)
     assert one["usage"].eq(1).any()  # some code was revived in the last step
+
+
+EMPTY = {
+    "vq": lambda: VectorQuantizer(6, codebook_size=32, dead_code_threshold=0.9, decay=0.5),
+    "data": lambda: VectorQuantizer(6, codebook_size=32, codebook_init="data"),
+    "gradient": lambda: VectorQuantizer(6, codebook_size=32, codebook_update="gradient"),
+    "residual": lambda: ResidualQuantizer(6, num_quantizers=2),
+    "sim": lambda: SimVQ(6, codebook_size=32),
+    "fsq": lambda: FSQ(6, levels=(5, 5)),
+    "lfq": lambda: LFQ(6, bits=4),
+}
+"""Quantizers with more codes than there are vectors."""
+
+
+def _learn_from_few(rank, size, address, folder):
+    """Train on a single image, of which only the first process has any, and then on none."""
+    if size > 1:
+        torch.distributed.init_process_group(
+            "gloo", f"file://{address}", rank=rank, world_size=size
+        )
+    found = {}
+    for name, make in EMPTY.items():
+        torch.manual_seed(0)
+        quantizer = make()
+        z_e = torch.randn(1, 6, 2, 2, generator=torch.Generator().manual_seed(1))
+        for images in (z_e, z_e, z_e[:0]):
+            out = quantizer(images[rank::size].requires_grad_())
+            terms = [out.z_q, out.codebook, out.commitment, out.regularizer]
+            loss = sum(term.sum() for term in terms if term is not None)
+            if loss.requires_grad:
+                loss.backward()
+        found[name] = quantizer.state_dict()
+    torch.save(found, f"{folder}/{size}-{rank}.pt")
+    if size > 1:
+        torch.distributed.destroy_process_group()
+
+
+def test_fewer_vectors_than_codes_and_none_at_all(tmp_path):
+    """No process waits for another, and the codebooks stay the same and finite."""
+    _learn_from_few(0, 1, None, tmp_path)
+    torch.multiprocessing.spawn(_learn_from_few, (2, tmp_path / "rendezvous", tmp_path), nprocs=2)
+    one, first, second = (
+        torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("1-0", "2-0", "2-1")
+    )
+    for kind, state in one.items():
+        for name, value in state.items():
+            assert value.isfinite().all(), (kind, name)
+            assert first[kind][name].equal(second[kind][name]), (kind, name)
+            torch.testing.assert_close(first[kind][name], value, msg=f"{kind} {name}")

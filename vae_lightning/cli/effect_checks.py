@@ -8,8 +8,8 @@ from jsonargparse import Namespace
 from vae_lightning.checkpoint import Checkpoint
 from vae_lightning.cli.command_line import CommandLine
 from vae_lightning.errors import UserError
-from vae_lightning.models.base import BaseVAE
 from vae_lightning.models.image_model import ImageModel
+from vae_lightning.models.inference import GenerativeModel
 
 _OF_TRAINING = (
     *("--optimizer", "--critic_optimizer", "--lr_scheduler", "--training"),
@@ -106,7 +106,7 @@ def check_parts(
         is_typed = command_line.has(flag) or command_line.has_parts_of(flag)
         if not part or not is_typed:
             continue
-        if not isinstance(model, BaseVAE) or not part.applies_to(model, *data):
+        if not isinstance(model, GenerativeModel) or not part.applies_to(model, *data):
             raise UserError(
                 f"{flag} has no effect: this {type(model).__name__} or its data lack what it needs"
             )

@@ -49,7 +49,8 @@ def load_weights(held: Checkpoint, model: ImageModel, class_names: Sequence[str]
         after = list(map(str, class_names or range(model.num_classes)))
         sources = [before.index(name) if name in before else None for name in after]
         new = [name for name in after if name not in before]
-        weights = _for_classes(held, model, sources)
+        if sources != list(range(count)):
+            weights = _for_classes(held, model, sources)
     _check_sizes(held, weights, model)
     model.load_state_dict(weights)
     model.initialized = True

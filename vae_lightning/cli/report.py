@@ -14,7 +14,8 @@ import torch
 from vae_lightning import __version__
 from vae_lightning.errors import UserError
 from vae_lightning.functional import bits_per_dimension
-from vae_lightning.models.base import BaseVAE
+from vae_lightning.models.code_prior import CodePrior
+from vae_lightning.models.inference import GenerativeModel
 from vae_lightning.results import Result
 from vae_lightning.training.module import LitVAE
 
@@ -44,6 +45,8 @@ def lines(module: LitVAE) -> list[str]:
 
 def _line(name: str, result: Result, module: LitVAE) -> str:
     label = name if module.is_normalized else _CROSS_ENTROPY_NAMES.get(name, name)
+    if label == "cross-entropy + kl" and isinstance(module.model, CodePrior):
+        label = "cross-entropy + code_nll"
     value = result.value
     if isinstance(value, dict):  # by factor and dimension: show the best dimension
         best = {factor: max(range(len(row)), key=row.__getitem__) for factor, row in value.items()}
@@ -79,7 +82,9 @@ def document(module: LitVAE, data: object, **how: str) -> dict[str, Any]:
     return {
         **how,
         "model": type(model).__name__,
-        "likelihood": type(model.likelihood).__name__ if isinstance(model, BaseVAE) else None,
+        "likelihood": type(model.likelihood).__name__
+        if isinstance(model, GenerativeModel)
+        else None,
         "is_normalized": module.is_normalized,
         "data": type(data).__name__,
         "binarization": getattr(data, "binarization", None),

@@ -86,6 +86,17 @@ class TrainingRun:
             )
         if isinstance(data, ImageData):
             print(f"Data: {type(data).__name__}, {data.summary()}{self._note_left_out(data)}")
+            self._note_other_data(data)
+
+    def _note_other_data(self, data: ImageData) -> None:
+        """Say if the autoencoder of a prior was trained on other data."""
+        trained_on = getattr(self.module.model, "trained_on", None)
+        if trained_on is None:
+            return
+        now = {**data.describe(), "class_names": [str(name) for name in data.class_names or ()]}
+        before, after = (_data_name(one) for one in (trained_on, now))
+        if before != after:
+            print(f"Note: the autoencoder was trained on {before}, not on {after}")
 
     def _note_left_out(self, data: ImageData) -> str:
         """List the files of a data set that are not used, and say where the list is."""
@@ -204,3 +215,14 @@ class TrainingRun:
             inside = best.is_relative_to(folder := self.folder.path.absolute())
             run_notes.add(folder, best=str(best.relative_to(folder) if inside else best))
             print(f"Next:        {self._command('test', best)}")
+
+
+def _data_name(described: dict[str, Any]) -> str:
+    """Return what data are, in words: their class, folder, classes and binarization."""
+    arguments = described["init_args"]
+    text = str(described["class_path"].rpartition(".")[2])
+    if text == "ImageFolder":
+        text += f" {Path(arguments.get('root') or '').name}"
+    if names := described["class_names"]:
+        text += f" ({', '.join([*names[:5], *(['...'] if len(names) > 5 else [])])})"
+    return f"{text}, binarization {arguments.get('binarization', 'none')}"

@@ -3,7 +3,7 @@
 import os
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from vae_lightning import randomness
 from vae_lightning.batch import Batch
+from vae_lightning.data.features import Features, encode_images
 from vae_lightning.data.sampling import ShardSampler, TrainLoader, evaluation_batch_size
 from vae_lightning.errors import UserError
 from vae_lightning.files import expand
@@ -157,6 +158,7 @@ class ImageData(Configurable, pl.LightningDataModule, ABC):
         self.num_workers = num_workers
         self.order_seed = torch.initial_seed()
         self.datasets: dict[PredictSplit, Dataset[Batch]] = {}
+        self.features: Features | None = None
         self.joined_batches = 1
         """Number of batches that the training loader yields at once, for several steps per call."""
         self._warnings: warnings.catch_warnings[None] | None = None
@@ -256,6 +258,32 @@ class ImageData(Configurable, pl.LightningDataModule, ABC):
             self._warnings.__exit__(None, None, None)
             self._warnings = None
 
+    def await_features(self) -> bool:
+        """Let the training loader yield features, unless the images change between epochs.
+
+        `fill_features` has to compute them before the first batch.
+        """
+        if self.binarization == "dynamic" or type(self).preprocess is not ImageData.preprocess:
+            return False
+        self.features = Features(len(self.datasets["train"]))  # type: ignore[arg-type]
+        return True
+
+    def fill_features(self, encode: Callable[[Batch], Tensor]) -> None:
+        """Compute what ``encode`` makes of batches of preprocessed images: (B, ...), not uint8."""
+        assert self.features is not None
+
+        def preprocessed(batch: Batch) -> Tensor:
+            x = self.preprocess(batch.x, batch.indices, self.order_seed, "train", 0)
+            return encode(batch._replace(x=x))
+
+        processes, rank = self._processes
+        self.features.fill(*encode_images(self.datasets["train"], preprocessed, rank, processes))
+
+    @property
+    def _processes(self) -> tuple[int, int]:
+        """The number of processes, and the index of this one."""
+        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+
     def random_images(self, n: int, seed: int) -> Tensor:
         """Return ``n`` preprocessed training images, each at most once if there are enough.
 
@@ -296,7 +324,9 @@ class ImageData(Configurable, pl.LightningDataModule, ABC):
 
     def _loader(self, split: PredictSplit, shuffle: bool = False) -> DataLoader[Batch]:
         dataset = self.datasets[split]
-        size, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        if split == "train" and shuffle and self.features is not None:
+            dataset = self.features
+        size, rank = self._processes
         seed = self.order_seed if shuffle else self.split_seed
         sampler = ShardSampler(dataset, size, rank, shuffle, seed)
         if len(dataset) < size:  # type: ignore[arg-type]
@@ -325,6 +355,8 @@ class ImageData(Configurable, pl.LightningDataModule, ABC):
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Preprocess a batch on its device; see `preprocess`."""
         x, index = batch.x, batch.indices
+        if x.dtype != torch.uint8:  # features
+            return batch
         if self.trainer is not None and self.trainer.training:
             epoch = self.trainer.current_epoch
             return batch._replace(x=self.preprocess(x, index, self.order_seed, "train", epoch))

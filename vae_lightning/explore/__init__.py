@@ -6,7 +6,7 @@ Functions of a model and tensors, which need no Lightning. ``vae sample`` and it
 from vae_lightning.explore.explorer import explorer
 from vae_lightning.explore.interpolation import Interpolation, interpolate
 from vae_lightning.explore.latents import encode
-from vae_lightning.explore.sampling import sample
+from vae_lightning.explore.sampling import sample, sample_codes
 from vae_lightning.explore.scores import complexity, score
 from vae_lightning.explore.traversal import Traversal, traverse
 
@@ -18,6 +18,7 @@ __all__ = [
     "explorer",
     "interpolate",
     "sample",
+    "sample_codes",
     "score",
     "traverse",
 ]

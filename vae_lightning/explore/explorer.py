@@ -21,12 +21,16 @@ from vae_lightning.distributions.priors import StandardNormal
 from vae_lightning.errors import UserError
 from vae_lightning.explore.graph import export_graph, pack
 from vae_lightning.explore.traversal import dimension_use
-from vae_lightning.models.base import BaseVAE
 from vae_lightning.models.capabilities import Capability
+from vae_lightning.models.code_prior import CodePrior
+from vae_lightning.models.d_vae import DVAE
+from vae_lightning.models.discrete import DiscreteModel
 from vae_lightning.models.hierarchical_vae import HierarchicalVAE
 from vae_lightning.models.image_model import Labels
+from vae_lightning.models.inference import GenerativeModel
 from vae_lightning.models.latent_variable_model import LatentVariableModel
 from vae_lightning.models.vq_vae import VQVAE
+from vae_lightning.nets.quantizers import SimVQ, VectorQuantizer
 from vae_lightning.plotting.codes import similar_colors
 from vae_lightning.randomness import generator
 
@@ -56,7 +60,7 @@ _CHUNK = 250
 class _Decoder(nn.Module):
     """The mean of p(x|z) as a function of a latent."""
 
-    def __init__(self, model: BaseVAE) -> None:
+    def __init__(self, model: GenerativeModel) -> None:
         super().__init__()
         self.model = model
 
@@ -65,25 +69,29 @@ class _Decoder(nn.Module):
         if isinstance(model, HierarchicalVAE):
             z_2, epsilon = z.split([model.prior_dim, model.latent_dim], 1)
             z = model.lower_level(z_2, epsilon)
+        if isinstance(model, DVAE):
+            return model.likelihood.mean(model.decode_vectors(z, condition))
         return model.likelihood.mean(model.decoder(z, condition))
 
 
 class _Encoder(nn.Module):
     """What an image is encoded to: a vector, scores of categories, or vectors near codes."""
 
-    def __init__(self, model: BaseVAE) -> None:
+    def __init__(self, model: GenerativeModel) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         model = self.model
+        if isinstance(model, DiscreteModel) and not _has_nearest_codes(model):
+            raise UserError("its codes are not the nearest ones of a codebook")
         if isinstance(model, LatentVariableModel) and not _is_categorical(model):
             return _vector(model, model.posterior(x, condition).point_estimate)
         scores: Tensor = model.encoder(x, condition)
         return scores
 
 
-def _vector(model: BaseVAE, z: Latents) -> Tensor:
+def _vector(model: GenerativeModel, z: Latents) -> Tensor:
     """Return latents as vectors, (B, D).
 
     A hierarchy is that of its generative process: the top level, and the noise of the level below.
@@ -114,7 +122,7 @@ class _Space(NamedTuple):
 
 
 def explorer(
-    model: BaseVAE,
+    model: GenerativeModel,
     x: Tensor,
     y: Tensor | None = None,
     *,
@@ -171,8 +179,11 @@ def explorer(
         )
     if model.to_device_dtype(x[:1]).dtype != torch.float32:
         model = copy.deepcopy(model).float()
+    title = title or type(model).__name__
+    prior = model if isinstance(model, CodePrior) else None
+    model = model if prior is None else prior.autoencoder
     with model.inference():
-        space = _space(model, x, y, seed)
+        space = _space(model, x, y, seed, prior)
         first = y[:1] if y is not None else None
         condition = model.encode_labels(model.used_labels(first), 1)
         given = () if condition is None else (condition.cpu(),)
@@ -185,8 +196,7 @@ def explorer(
         rounded = space.decoder_input.half().float()  # as the page has it
         on_device = [part.to(model.device) for part in (rounded, *given)]
         probe = _Decoder(model)(*on_device).mul(1e5).round().div(1e5)
-        encoded = _Encoder(model)(probe, *on_device[1:])
-    title = title or type(model).__name__
+        encoded = None if encoder is None else _Encoder(model)(probe, *on_device[1:])
     data = {
         "title": title,
         "subtitle": f"{_described(space)} \N{MIDDLE DOT} {len(x):,} {what}",
@@ -197,7 +207,7 @@ def explorer(
         "conditional": model.conditional,
         "binary": binary,
         "background": background,
-        "canSample": model.has(Capability.SAMPLES),
+        "canSample": (prior or model).has(Capability.SAMPLES),
         "decoder": decoder,
         "encoder": encoder,
         "latents": pack(space.latents),
@@ -208,7 +218,7 @@ def explorer(
             "latent": space.latents[0].float().half().tolist(),
             "label": int(first) if model.conditional and first is not None else 0,
             "image": probe.flatten().tolist(),
-            "encoded": encoded.flatten().tolist(),
+            "encoded": [] if encoded is None else encoded.flatten().tolist(),
         },
         **space.fields,
     }
@@ -246,10 +256,12 @@ def _described(space: _Space) -> str:
     return f"{size} latent dimensions, {size - len(space.fields['collapsed'])} in use"
 
 
-def _space(model: BaseVAE, x: Tensor, y: Tensor | None, seed: int) -> _Space:
+def _space(
+    model: GenerativeModel, x: Tensor, y: Tensor | None, seed: int, prior: CodePrior | None
+) -> _Space:
     """Return the latents of images, and what the page needs to know about them."""
-    if isinstance(model, VQVAE):
-        return _codes(model, x, y)
+    if isinstance(model, DiscreteModel):
+        return _codes(model, x, y, seed, prior)
     if not isinstance(model, LatentVariableModel):
         raise UserError(f"the page does not know the latents of a {type(model).__name__}")
     if _is_categorical(model):
@@ -257,11 +269,11 @@ def _space(model: BaseVAE, x: Tensor, y: Tensor | None, seed: int) -> _Space:
     return _vectors(model, x, y, seed)
 
 
-def _is_categorical(model: BaseVAE) -> bool:
+def _is_categorical(model: GenerativeModel) -> bool:
     return isinstance(getattr(model, "prior", None), UniformCategorical)
 
 
-def _labels(model: BaseVAE, y: Tensor | None, here: slice) -> Labels:
+def _labels(model: GenerativeModel, y: Tensor | None, here: slice) -> Labels:
     return model.used_labels(None if y is None else y[here])
 
 
@@ -352,28 +364,51 @@ def _categories(model: LatentVariableModel, x: Tensor, y: Tensor | None, seed: i
     )
 
 
-def _codes(model: VQVAE, x: Tensor, y: Tensor | None) -> _Space:
-    """Return the codes of maps."""
-    codes = torch.cat(
-        [model.encode_indices(x[here], _labels(model, y, here)).cpu() for here in _chunks(len(x))]
-    )
+def _has_nearest_codes(model: DiscreteModel) -> bool:
+    """Return whether a code is the nearest one to what the encoder says, as the page assumes."""
+    return isinstance(model, VQVAE) and isinstance(model.quantizer, VectorQuantizer | SimVQ)
+
+
+def _codes(
+    model: DiscreteModel, x: Tensor, y: Tensor | None, seed: int, prior: CodePrior | None
+) -> _Space:
+    """Return the codes of maps, and samples of them from a prior."""
+    maps = model.code_maps
+    if len(maps) > 1 or maps[0].shape[2] > 1:
+        raise UserError(
+            "the page shows one map with one code per position, and this "
+            f"{type(model).__name__} has {len(maps)} maps with {maps[0].shape[2]} per position"
+        )
+    codes = torch.cat([_map(model, x[here], _labels(model, y, here)) for here in _chunks(len(x))])
     vectors = next(iter(model.codebooks.values())).detach().float().cpu()
     colors = similar_colors(vectors) if len(vectors) > 1 else [[128, 128, 128]]
-    means = torch.cat(
-        [model.latent_vectors(x[here], _labels(model, y, here)).cpu() for here in _chunks(len(x))]
-    )
-    return _Space(
-        "codes",
-        codes.flatten(1),
-        model.quantizer.lookup(codes[:1].to(model.device)).float().cpu(),
-        {
-            "map": list(codes.shape[1:]),
-            "codebook": pack(vectors),
-            "colors": [f"rgb({r} {g} {b})" for r, g, b in colors],
-            "palette": _palette(vectors),
-            **_projected(means),
-        },
-    )
+    fields = {
+        "map": list(codes.shape[1:]),
+        "codebook": pack(vectors),
+        "colors": [f"rgb({r} {g} {b})" for r, g, b in colors],
+        "palette": _palette(vectors),
+        **_projected(vectors[codes].flatten(1, 2).mean(1)),
+    }
+    drawn = None
+    if prior is not None:
+        n, condition = _SAMPLES, None
+        if prior.conditional:
+            each = -(-_SAMPLES // prior.num_classes)
+            classes = torch.arange(prior.num_classes).repeat_interleave(each)
+            n, condition = len(classes), prior.encode_labels(classes, len(classes))
+        (drawn,) = prior.sample_codes(n, condition, generator(seed, "explorer"))
+    elif isinstance(model, DVAE):
+        drawn = torch.randint(len(vectors), (_SAMPLES, *maps[0].dims), generator=generator(seed))
+    if drawn is not None:
+        fields["samples"] = pack(drawn.flatten(1).cpu())
+    return _Space("codes", codes.flatten(1), vectors[codes[:1]].movedim(-1, 1), fields)
+
+
+def _map(model: DiscreteModel, x: Tensor, label: Labels) -> Tensor:
+    """Return the codes of images, (B, h, w)."""
+    codes = model.encode_indices(x, label)
+    assert isinstance(codes, Tensor)
+    return codes.cpu()
 
 
 def _palette(vectors: Tensor) -> list[int]:

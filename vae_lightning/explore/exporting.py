@@ -25,8 +25,14 @@ from vae_lightning.checkpoint import (
 )
 from vae_lightning.errors import UserError
 from vae_lightning.files import atomic_write_text
-from vae_lightning.models.base import BaseVAE
-from vae_lightning.models.vq_vae import VQVAE
+from vae_lightning.models.code_prior import CodePrior
+from vae_lightning.models.discrete import (
+    CodeMap,
+    DiscreteModel,
+    flatten_codes,
+    unflatten_codes,
+)
+from vae_lightning.models.inference import GenerativeModel
 
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 """Packages of the extra ``export``."""
@@ -36,7 +42,7 @@ _LARGEST_DIFFERENCE = 1e-3
 
 
 class EncoderNetwork(nn.Module):
-    """What `embed` computes: x -> z, or x -> codes for a model with a codebook.
+    """What `embed` computes: x -> z, or x -> codes for a model with codes.
 
     Of a hierarchy, z is the lowest level, from which the image is decoded.
 
@@ -46,17 +52,21 @@ class EncoderNetwork(nn.Module):
 
     output = "z"
 
-    def __init__(self, model: BaseVAE) -> None:
+    def __init__(self, model: GenerativeModel) -> None:
         super().__init__()
         self.model = model
-        if isinstance(model, VQVAE):
+        if isinstance(model, DiscreteModel):
             self.output = "codes"
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Return latents (B, L), or codes (B, h, w), of images (B, C, H, W)."""
+        """Return latents (B, L) of images (B, C, H, W), or codes.
+
+        Codes are (B, h, w), (B, h, w, depth), or those of several levels as one sequence (B, N).
+        """
         model: Any = self.model
-        if isinstance(model, VQVAE):
-            return model.quantize(x, condition).indices
+        if isinstance(model, DiscreteModel):
+            levels = model.codes(x, condition)
+            return levels[0] if len(levels) == 1 else flatten_codes(levels)
         z = model.posterior(x, condition).point_estimate
         lowest: Tensor = z if isinstance(z, Tensor) else z[0]
         return lowest
@@ -67,23 +77,28 @@ class DecoderNetwork(nn.Module):
 
     Args:
         model: The model.
+        maps: Its maps of codes, if it has any.
     """
 
     output = "x"
 
-    def __init__(self, model: BaseVAE) -> None:
+    def __init__(self, model: GenerativeModel, maps: tuple[CodeMap, ...] = ()) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.maps = model, maps
 
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Return images (B, C, H, W) of latents (B, L) or codes (B, h, w)."""
-        model = self.model
-        if isinstance(model, VQVAE):
-            z = model.quantizer.lookup(z)
-        return model.likelihood.mean(model.decoder(z, condition))
+        """Return images (B, C, H, W) of latents or codes as `EncoderNetwork` returns them."""
+        model, latents = self.model, z
+        if isinstance(model, DiscreteModel):
+            levels = (z,) if len(self.maps) == 1 else unflatten_codes(z, self.maps)
+            vectors = model.lookup(levels)
+            if len(vectors) > 1:
+                return model.likelihood.mean(model.likelihood_params(vectors, condition))
+            latents = vectors[0]
+        return model.likelihood.mean(model.decoder(latents, condition))
 
 
-def write_weights(model: BaseVAE, record: TrainingRecord, folder: Path) -> None:
+def write_weights(model: GenerativeModel, record: TrainingRecord, folder: Path) -> None:
     """Write ``model.safetensors`` and ``config.json``, from which `vae_lightning.load` builds it.
 
     The paths of the machine that trained it are left out.
@@ -113,18 +128,28 @@ def write_weights(model: BaseVAE, record: TrainingRecord, folder: Path) -> None:
     atomic_write_text(folder / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
 
 
-def network_of(model: BaseVAE, name: str) -> EncoderNetwork | DecoderNetwork:
-    """Return the ``encoder`` or the ``decoder`` of a model without the weights of the other one."""
+def network_of(model: GenerativeModel, name: str) -> EncoderNetwork | DecoderNetwork:
+    """Return the ``encoder`` or the ``decoder`` of a model without the weights of the other one.
+
+    Those of a `CodePrior` are those of its autoencoder.
+    """
+    model = _autoencoder(model)
+    maps = model.code_maps if isinstance(model, DiscreteModel) else ()
     alone = copy.deepcopy(model).eval()
     if name == "encoder":
         alone.decoder = nn.Identity()
         return EncoderNetwork(alone)
     alone.encoder = nn.Identity()
-    return DecoderNetwork(alone)
+    return DecoderNetwork(alone, maps)
 
 
-def example_inputs(model: BaseVAE, name: str, n: int) -> dict[str, Tensor]:
+def _autoencoder(model: GenerativeModel) -> GenerativeModel:
+    return model.autoencoder if isinstance(model, CodePrior) else model
+
+
+def example_inputs(model: GenerativeModel, name: str, n: int) -> dict[str, Tensor]:
     """Return inputs of a network of `network_of` by name, for ``n`` images."""
+    model = _autoencoder(model)
     x = torch.rand(n, *model.image_shape, generator=torch.Generator().manual_seed(0))
     inputs = {"x": x}
     with model.inference():
@@ -137,7 +162,7 @@ def example_inputs(model: BaseVAE, name: str, n: int) -> dict[str, Tensor]:
     return inputs
 
 
-def export_program(model: BaseVAE, name: str, path: Path) -> float:
+def export_program(model: GenerativeModel, name: str, path: Path) -> float:
     """Write a network as a program of ``torch.export``, with any batch size.
 
     Args:
@@ -162,7 +187,7 @@ def export_program(model: BaseVAE, name: str, path: Path) -> float:
         return _compare(model, name, lambda given: again(*given.values()), path)
 
 
-def export_onnx(model: BaseVAE, name: str, path: Path) -> float:
+def export_onnx(model: GenerativeModel, name: str, path: Path) -> float:
     """Write a network as an ONNX file, with any batch size.
 
     Args:
@@ -206,7 +231,7 @@ def missing_packages() -> list[str]:
     return [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
 
 
-def _compare(model: BaseVAE, name: str, run: Any, path: Path) -> float:
+def _compare(model: GenerativeModel, name: str, run: Any, path: Path) -> float:
     """Return the largest difference from the model for two batch sizes."""
     network, worst = network_of(model, name), 0.0
     for n in (1, 5):

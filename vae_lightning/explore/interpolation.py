@@ -7,9 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vae_lightning.models.base import BaseVAE
 from vae_lightning.models.capabilities import Capability
 from vae_lightning.models.image_model import Labels
+from vae_lightning.models.inference import GenerativeModel
 
 Path = Literal["linear", "spherical"]
 
@@ -28,7 +28,7 @@ class Interpolation:
 
 
 def interpolate(
-    model: BaseVAE,
+    model: GenerativeModel,
     start: Tensor,
     end: Tensor,
     label: Labels = None,

@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
-from vae_lightning.models.base import BaseVAE
 from vae_lightning.models.image_model import Labels
+from vae_lightning.models.inference import GenerativeModel
 
 
 def encode(
-    model: BaseVAE, x: Tensor, label: Labels = None, *, batch_size: int = 256
+    model: GenerativeModel, x: Tensor, label: Labels = None, *, batch_size: int = 256
 ) -> dict[str, Tensor]:
     """Encode images.
 

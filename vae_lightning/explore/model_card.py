@@ -7,8 +7,8 @@ from typing import Any
 import yaml
 
 from vae_lightning.checkpoint import TrainingRecord
-from vae_lightning.models.base import BaseVAE
 from vae_lightning.models.capabilities import Capability
+from vae_lightning.models.inference import GenerativeModel
 
 _HUB_DATA = {"MNIST": "mnist", "FashionMNIST": "fashion_mnist", "StaticMNIST": "mnist"}
 """Names of data sets on Hugging Face's hub, by data module."""
@@ -17,7 +17,7 @@ _SHOWN_SETTINGS = ("latent_dim", "beta", "encoder", "decoder", "likelihood", "pr
 
 
 def model_card(
-    model: BaseVAE,
+    model: GenerativeModel,
     record: TrainingRecord,
     report: Mapping[str, Any] | None = None,
     *,
@@ -66,7 +66,7 @@ def _data_name(record: TrainingRecord) -> str:
     return (record.data or {}).get("class_path", "").rpartition(".")[2]
 
 
-def _summary(model: BaseVAE) -> str:
+def _summary(model: GenerativeModel) -> str:
     first = (inspect.getdoc(type(model)) or type(model).__name__).splitlines()[0]
     channels, height, width = model.image_shape
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -75,7 +75,7 @@ def _summary(model: BaseVAE) -> str:
     return f"{first}\n\n{parameters:,} parameters; {height}x{width} {color} images{classes}."
 
 
-def _use(model: BaseVAE) -> str:
+def _use(model: GenerativeModel) -> str:
     label = ", label=0" if model.conditional else ""
     lines = ["import vae_lightning", "", 'model = vae_lightning.load("FOLDER")  # this folder']
     if model.has(Capability.SAMPLES):
@@ -91,7 +91,7 @@ def _use(model: BaseVAE) -> str:
     return f"{python}\n\n{console}"
 
 
-def _training(model: BaseVAE, record: TrainingRecord) -> list[tuple[str, str]]:
+def _training(model: GenerativeModel, record: TrainingRecord) -> list[tuple[str, str]]:
     rows = []
     if record.data is not None:
         arguments = record.data.get("init_args", {})
@@ -154,7 +154,7 @@ def _numbers(report: Mapping[str, Any] | None) -> str:
     return f"{_table(rows)}\n\nOn {images} {split} images of {data}, by `vae test`."
 
 
-def _remarks(model: BaseVAE, report: Mapping[str, Any] | None) -> list[str]:
+def _remarks(model: GenerativeModel, report: Mapping[str, Any] | None) -> list[str]:
     """Return what a user of the model should know."""
     found = []
     metrics = (report or {}).get("metrics", {})

@@ -3,20 +3,25 @@
 import torch
 from torch import Tensor
 
+from vae_lightning.distributions.posteriors import Latents
 from vae_lightning.distributions.priors import StandardNormal
 from vae_lightning.explore.densities.base import LatentDensity
-from vae_lightning.models.base import BaseVAE
 from vae_lightning.models.capabilities import Capability
+from vae_lightning.models.code_prior import CodePrior
 from vae_lightning.models.image_model import Labels
+from vae_lightning.models.inference import GenerativeModel
 from vae_lightning.randomness import generator
+from vae_lightning.truncation import Truncation
 
 
 def sample(
-    model: BaseVAE,
+    model: GenerativeModel,
     n: int,
     label: Labels = None,
     *,
     temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
     draw: bool = False,
     density: LatentDensity | None = None,
     seed: int = 0,
@@ -32,8 +37,11 @@ def sample(
         n: Number of images.
         label: For conditional models: the class of all images or of each, (n,); by default the
             classes in turn.
-        temperature: Factor of the standard deviation of a N(0, I) prior; below 1 for images that
-            are more typical and less diverse.
+        temperature: Factor of the standard deviation of a N(0, I) prior, or divisor of the logits
+            of a `CodePrior`; below 1 for images that are more typical and less diverse.
+        top_k: For a `CodePrior`: number of most probable codes to draw each code from.
+        top_p: For a `CodePrior`: draw each code from the most probable ones that together have this
+            probability.
         density: Density of the latents to use instead of the prior, see `densities`.
         draw: Whether to draw the pixels from p(x|z), rather than to return its means.
         seed: Seed of the latents and the pixels.
@@ -56,42 +64,126 @@ def sample(
         raise ValueError(f"the number of samples must be positive, got {n}")
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
+    if top_k is not None or top_p is not None:
+        model.require(Capability.CODE_PRIOR)
     model.require(Capability.SAMPLES if density is None else Capability.CONTINUOUS_LATENT)
     label = model.cycle_labels(n) if label is None else label
     with model.inference():
         condition = model.encode_labels(label, n)
-        latents = generator(seed, "sample")
-        if density is None:
-            z = model.sample_latents(n, condition, latents)
-        else:
-            z = density.sample(n, _classes(label, n) if density.num_classes else None, latents)
-        levels = [z] if isinstance(z, Tensor) else list(z)
-        if temperature != 1:
-            prior = getattr(model, "prior", None)
-            is_normal = isinstance(prior, StandardNormal) and density is None
-            if not isinstance(z, Tensor) or not is_normal:
-                raise ValueError(
-                    "a temperature is defined for samples from a N(0, I) prior, which this "
-                    f"{type(model).__name__} or the density does not have: leave it out"
-                )
-            levels = [temperature * z]
-        images = []
-        for part in torch.arange(n).split(batch_size):
-            here = slice(int(part[0]), int(part[-1]) + 1)
-            given = tuple(level[here] for level in levels)
-            params = model.likelihood_params(
-                given[0] if isinstance(z, Tensor) else given,
-                None if condition is None else condition[here],
-            )
-            kind = model.likelihood
-            if draw:
-                drawn = [
-                    kind.sample(params[i : i + 1], generator(seed, "pixels", int(number)))
-                    for i, number in enumerate(part)
-                ]
-            made = torch.cat(drawn) if draw else kind.mean(params)
-            images.append(made.clamp(0, 1).cpu())
+        if isinstance(model, CodePrior):
+            truncation = Truncation(temperature, top_k, top_p)
+            codes = model.sample_codes(n, condition, generator(seed, "sample"), truncation)
+            return _decode(model, codes, condition, draw, seed, batch_size)
+        z = _latents(model, n, label, condition, temperature, density, seed)
+        return _decode(model, z, condition, draw, seed, batch_size)
+
+
+def sample_codes(
+    model: GenerativeModel,
+    n: int,
+    label: Labels = None,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    draw: bool = False,
+    seed: int = 0,
+    batch_size: int = 256,
+) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
+    """Draw images from a `CodePrior` as `sample` does, and return their codes as well.
+
+    Args:
+        model: The prior.
+        n: Number of images.
+        label: See `sample`.
+        temperature: See `sample`.
+        top_k: See `sample`.
+        top_p: See `sample`.
+        draw: See `sample`.
+        seed: See `sample`.
+        batch_size: See `sample`.
+
+    Returns:
+        The images, (n, C, H, W); their codes by level, int64, (n, h, w) or (n, h, w, depth); and
+        -log p of all codes of an image under the prior, without truncation, in nats, (n,). All are
+        on the CPU.
+
+    Raises:
+        MissingCapabilityError: If the model is no prior over codes.
+        ValueError: If an argument is out of range.
+    """
+    model.require(Capability.CODE_PRIOR)
+    assert isinstance(model, CodePrior)
+    if n < 1:
+        raise ValueError(f"the number of samples must be positive, got {n}")
+    label = model.cycle_labels(n) if label is None else label
+    with model.inference():
+        condition = model.encode_labels(label, n)
+        truncation = Truncation(temperature, top_k, top_p)
+        codes = model.sample_codes(n, condition, generator(seed, "sample"), truncation)
+        images = _decode(model, codes, condition, draw, seed, batch_size)
+        found = []
+        for part in torch.arange(n, device=model.device).split(batch_size):
+            here = None if condition is None else condition[part]
+            found.append(torch.stack(model.level_nll(tuple(c[part] for c in codes), here)).sum(0))
+    return images, tuple(level.cpu() for level in codes), torch.cat(found).cpu()
+
+
+def _decode(
+    model: GenerativeModel,
+    z: Latents,
+    condition: Tensor | None,
+    draw: bool,
+    seed: int,
+    batch_size: int,
+) -> Tensor:
+    """Decode latents (n, ...), or the codes of a prior, to images, (n, C, H, W), on the CPU."""
+    levels = (z,) if isinstance(z, Tensor) else tuple(z)
+    images = []
+    for part in torch.arange(len(levels[0])).split(batch_size):
+        here = slice(int(part[0]), int(part[-1]) + 1)
+        given = tuple(level[here] for level in levels)
+        if isinstance(model, CodePrior):
+            given = model.lookup(given)
+        is_one = isinstance(z, Tensor) or (isinstance(model, CodePrior) and len(given) == 1)
+        params = model.likelihood_params(
+            given[0] if is_one else given, None if condition is None else condition[here]
+        )
+        kind = model.likelihood
+        if draw:
+            drawn = [
+                kind.sample(params[i : i + 1], generator(seed, "pixels", int(number)))
+                for i, number in enumerate(part)
+            ]
+        made = torch.cat(drawn) if draw else kind.mean(params)
+        images.append(made.clamp(0, 1).cpu())
     return torch.cat(images)
+
+
+def _latents(
+    model: GenerativeModel,
+    n: int,
+    label: Labels,
+    condition: Tensor | None,
+    temperature: float,
+    density: LatentDensity | None,
+    seed: int,
+) -> Latents:
+    """Draw latents from the prior or from a density."""
+    latents = generator(seed, "sample")
+    if density is None:
+        z = model.sample_latents(n, condition, latents)
+    else:
+        z = density.sample(n, _classes(label, n) if density.num_classes else None, latents)
+    if temperature == 1:
+        return z
+    is_normal = isinstance(getattr(model, "prior", None), StandardNormal) and density is None
+    if not isinstance(z, Tensor) or not is_normal:
+        raise ValueError(
+            "a temperature is defined for samples from a N(0, I) prior or a prior over codes, "
+            f"which this {type(model).__name__} or the density does not have: leave it out"
+        )
+    return temperature * z
 
 
 def _classes(label: Labels, n: int) -> Tensor:

@@ -8,14 +8,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vae_lightning.models.base import BaseVAE
 from vae_lightning.models.capabilities import Capability
 from vae_lightning.models.image_model import Labels
+from vae_lightning.models.inference import GenerativeModel
 from vae_lightning.randomness import Noise
 
 
 def score(
-    model: BaseVAE,
+    model: GenerativeModel,
     x: Tensor,
     label: Labels = None,
     *,

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vae_lightning.models.base import BaseVAE
 from vae_lightning.models.capabilities import Capability
 from vae_lightning.models.image_model import Labels
+from vae_lightning.models.inference import GenerativeModel
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Traversal:
 
 
 def traverse(
-    model: BaseVAE,
+    model: GenerativeModel,
     z: Tensor,
     dimensions: Sequence[int],
     label: Labels = None,
@@ -112,7 +112,7 @@ def _interpolated(value: float, quantiles: Tensor, values: Tensor) -> float:
     return values[right - 1].item() + share * step
 
 
-def dimension_use(model: BaseVAE, x: Tensor, label: Labels = None) -> tuple[Tensor, str]:
+def dimension_use(model: GenerativeModel, x: Tensor, label: Labels = None) -> tuple[Tensor, str]:
     """Measure how much a model uses each latent dimension.
 
     Args:

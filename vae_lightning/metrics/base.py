@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 import lightning.pytorch as pl
 
 from vae_lightning.batch import Batch
-from vae_lightning.models.base import BaseVAE
 from vae_lightning.models.capabilities import Capability
+from vae_lightning.models.inference import GenerativeModel
 from vae_lightning.results import Result
 from vae_lightning.training.fsdp import full_weights
 from vae_lightning.training.module import LitVAE
@@ -28,7 +28,7 @@ class Metric(pl.Callback, ABC):
     def __init__(self) -> None:
         self.applies = False
 
-    def applies_to(self, model: BaseVAE, data: Any) -> bool:
+    def applies_to(self, model: GenerativeModel, data: Any) -> bool:
         """Return whether the metric is defined for a model and its data."""
         return model.has(*self.requires)
 
@@ -51,7 +51,7 @@ class Metric(pl.Callback, ABC):
         self.data: Any = getattr(trainer, "datamodule", None)
         self.applies = (
             trainer.state.fn != "fit"
-            and isinstance(module.model, BaseVAE)
+            and isinstance(module.model, GenerativeModel)
             and self.applies_to(module.model, self.data)
         )
         if self.applies:

@@ -10,8 +10,8 @@ from vae_lightning.distributed import from_first
 from vae_lightning.metrics import disentanglement
 from vae_lightning.metrics.base import Metric
 from vae_lightning.metrics.latents import ACTIVE
-from vae_lightning.models.base import BaseVAE
 from vae_lightning.models.capabilities import Capability
+from vae_lightning.models.inference import GenerativeModel
 from vae_lightning.results import Result
 from vae_lightning.training.module import LitVAE
 
@@ -50,7 +50,7 @@ class Disentanglement(Metric):
         self.per_vote = per_vote
         self.images = images
 
-    def applies_to(self, model: BaseVAE, data: Any) -> bool:
+    def applies_to(self, model: GenerativeModel, data: Any) -> bool:
         """Return whether the latent is a vector and the factors of the data are known."""
         return super().applies_to(model, data) and hasattr(data, "with_fixed_factor")
 
@@ -91,7 +91,7 @@ class Disentanglement(Metric):
             ),
         }
 
-    def _embed(self, model: BaseVAE, x: Tensor, y: Tensor | None) -> Tensor:
+    def _embed(self, model: GenerativeModel, x: Tensor, y: Tensor | None) -> Tensor:
         """Return the posterior means (N, L) of uint8 images, in batches of a fixed size."""
         means = []
         for start in range(0, len(x), _ROWS):

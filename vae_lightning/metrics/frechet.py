@@ -10,8 +10,8 @@ from vae_lightning.batch import Batch
 from vae_lightning.errors import UserError
 from vae_lightning.explore.frechet import frechet_metric
 from vae_lightning.metrics.base import Metric
-from vae_lightning.models.base import BaseVAE
 from vae_lightning.models.capabilities import Capability
+from vae_lightning.models.inference import GenerativeModel
 from vae_lightning.models.loading import load_classifier
 from vae_lightning.randomness import derive_seed
 from vae_lightning.results import Result
@@ -48,7 +48,7 @@ class FrechetDistance(Metric):
         super().__init__()
         self.classifier = classifier
 
-    def applies_to(self, model: BaseVAE, data: Any) -> bool:
+    def applies_to(self, model: GenerativeModel, data: Any) -> bool:
         """Return whether there is a classifier, and the model has samples."""
         return self.classifier is not None and super().applies_to(model, data)
 

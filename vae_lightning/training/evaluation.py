@@ -8,8 +8,8 @@ from torch import Tensor
 
 from vae_lightning.batch import Batch
 from vae_lightning.distributed import share_buffers
-from vae_lightning.models.base import BaseVAE
 from vae_lightning.models.image_model import ImageModel, ObjectiveTerms
+from vae_lightning.models.inference import GenerativeModel
 from vae_lightning.randomness import Noise
 from vae_lightning.results import Mean, Result
 from vae_lightning.training.code_usage import CodeUsage
@@ -37,9 +37,9 @@ class EvaluationModule(pl.LightningModule):
         self._evaluation_codes = CodeUsage()
 
     @property
-    def vae(self) -> BaseVAE:
+    def vae(self) -> GenerativeModel:
         """The model, for what only an autoencoder can do."""
-        assert isinstance(self.model, BaseVAE)
+        assert isinstance(self.model, GenerativeModel)
         return self.model
 
     # Batches and noise
@@ -154,7 +154,8 @@ class EvaluationModule(pl.LightningModule):
         usage.update(terms.code_indices(), self.model.codebook_sizes)
         names = ["loss", *terms.as_dict()]
         validated = [f"val/{name}" for name in [*names, *usage.results(images=2)]]
-        return [*validated, *(f"train/{name}" for name in [*names, *usage.results()])]
+        trained = [name for name in names if name not in terms.evaluation_only]
+        return [*validated, *(f"train/{name}" for name in [*trained, *usage.results()])]
 
     def on_test_epoch_end(self) -> None:
         """Report the means over all images under ``test/``."""

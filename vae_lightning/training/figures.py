@@ -12,7 +12,7 @@ from vae_lightning import plotting
 from vae_lightning.batch import Batch
 from vae_lightning.errors import writing
 from vae_lightning.figures.base import Figure
-from vae_lightning.models.base import BaseVAE
+from vae_lightning.models.inference import GenerativeModel
 from vae_lightning.training.fsdp import full_weights
 from vae_lightning.training.module import LitVAE
 
@@ -98,7 +98,7 @@ class FigureCallback(pl.Callback):
             and not trainer.sanity_checking
             and not trainer.fast_dev_run  # type: ignore[attr-defined]
             and isinstance(pl_module, LitVAE)
-            and isinstance(pl_module.model, BaseVAE)
+            and isinstance(pl_module.model, GenerativeModel)
             and self.figure.applies_to(pl_module.model)
         )
 

@@ -27,7 +27,7 @@ from vae_lightning.training.code_usage import CodeUsage
 from vae_lightning.training.evaluation import EvaluationModule
 from vae_lightning.training.metrics_log import MetricsLog
 from vae_lightning.training.non_finite import MAX_SKIPPED_IN_A_ROW, NonFiniteDetector, UpdateGuard
-from vae_lightning.training.training_images import DataModuleImages
+from vae_lightning.training.training_images import DataModuleImages, await_features, fill_features
 
 
 class LitVAE(EvaluationModule):
@@ -106,7 +106,7 @@ class LitVAE(EvaluationModule):
         self._batch: tuple[int, int] | None = None
         self._detector, self.guard = NonFiniteDetector(), UpdateGuard(self)
         self._random_states: list[list[Tensor]] = []
-        self.log_rows = 0
+        self.log_rows, self.awaits_features = 0, False
         self._noise_of_step: dict[int, Noise] = {}
         self.train_codes = CodeUsage()
 
@@ -161,12 +161,18 @@ class LitVAE(EvaluationModule):
             return optimizer
         return optimizers.with_scheduler(optimizer, self.make_lr_scheduler)
 
+    def on_fit_start(self) -> None:
+        """Announce that frozen networks encode the training images once."""
+        self.awaits_features = await_features(self)
+
     # Training
 
     def on_train_start(self) -> None:
         """Continue to count where a checkpoint ended, however many steps its calls had."""
         multi_step.restore_warnings(self)
         epoch_end.check(self, LitVAE)
+        if self.awaits_features:
+            fill_features(self)  # not before: the weights may be those of a checkpoint
         if self._restored_steps is not None:
             optimizers.check_states(self.trainer.optimizers)
             compat.set_optimizer_steps(self.trainer, self._restored_steps)

@@ -1,4 +1,4 @@
-"""The training images, for what a model initializes from them."""
+"""The training images, for what a model computes from them before the first update."""
 
 from typing import Any
 
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from vae_lightning import randomness
 from vae_lightning.batch import Batch
+from vae_lightning.models.image_model import ImageModel
 
 
 class DataModuleImages:
@@ -49,3 +50,41 @@ class DataModuleImages:
                 "yield as floats in [0, 1]"
             )
         return x
+
+
+def await_features(module: Any) -> bool:
+    """Let the data module yield features instead of training images, for a model that has any.
+
+    See `ImageModel.frozen_features`. Data modules of other packages go on to yield images.
+
+    Args:
+        module: The `LitVAE` that is trained.
+
+    Returns:
+        Whether `fill_features` has to compute them, when all weights are restored.
+    """
+    data, trainer = module.trainer.datamodule, module.trainer
+    if not hasattr(data, "await_features"):
+        return False
+    data.features = None  # those of a training before
+    has_any = type(module.model).frozen_features is not ImageModel.frozen_features
+    return has_any and not trainer.fast_dev_run and data.await_features()
+
+
+def fill_features(module: Any) -> None:
+    """Compute the features that `await_features` has announced.
+
+    Args:
+        module: The `LitVAE` that is trained, on its device, with its weights restored.
+    """
+    model, precision = module.model, module.trainer.precision_plugin
+
+    def encode(batch: Batch) -> Tensor:
+        y = None if batch.y is None else batch.y.to(module.device)
+        moved = Batch(batch.x.to(module.device), y, batch.indices)
+        with model.inference(), precision.forward_context():
+            x = precision.convert_input(moved.x)
+            features: Tensor = model.frozen_features(x, module.condition(moved))
+        return features
+
+    module.trainer.datamodule.fill_features(encode)

@@ -76,16 +76,19 @@ def _rows(
     names: list[str], y: Tensor | None, latents: dict[str, Tensor], class_names: list[str]
 ) -> list[dict[str, Any]]:
     """Return the rows of the table, with one column per number."""
-    flat = {name: value.flatten(1) for name, value in latents.items()}
-    lists = {name: value.tolist() for name, value in flat.items()}
+    columns: dict[str, list[Any]] = {}
+    for name, value in latents.items():
+        if value.ndim == 1:
+            columns[name] = value.tolist()
+        else:
+            flat = value.flatten(1)
+            columns |= {f"{name}_{j}": flat[:, j].tolist() for j in range(flat.shape[1])}
     rows = []
     for i, name in enumerate(names):
         row: dict[str, Any] = {"name": name}
         if y is not None:
             row["label"] = class_names[int(y[i])] if y[i] >= 0 else ""
-        for key, values in lists.items():
-            row |= {f"{key}_{j}": value for j, value in enumerate(values[i])}
-        rows.append(row)
+        rows.append({**row, **{column: values[i] for column, values in columns.items()}})
     return rows
 
 

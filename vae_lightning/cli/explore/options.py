@@ -14,7 +14,7 @@ from vae_lightning.checkpoint import Checkpoint
 from vae_lightning.cli import exit_codes
 from vae_lightning.errors import UserError, fail
 from vae_lightning.files import expand
-from vae_lightning.models.base import BaseVAE
+from vae_lightning.models.inference import GenerativeModel
 from vae_lightning.models.loading import load
 
 
@@ -91,7 +91,7 @@ class Trained:
     """
 
     held: Checkpoint
-    model: BaseVAE
+    model: GenerativeModel
 
     @classmethod
     def load(cls, options: argparse.Namespace, path: str | None = None) -> "Trained":

@@ -13,6 +13,7 @@ from vae_lightning.cli.explore.outputs import Outputs
 from vae_lightning.errors import UserError
 from vae_lightning.explore import frechet
 from vae_lightning.explore.densities import DENSITIES, LatentDensity, load_density
+from vae_lightning.models.code_prior import CodePrior
 from vae_lightning.models.loading import load_classifier
 
 
@@ -33,7 +34,16 @@ def parser() -> Parser:
         "--label", metavar="CLASS", help="of a conditional model; by default one row per class"
     )
     made.add_argument(
-        "--temperature", type=float, default=1.0, help="of a N(0, I) prior: below 1, more typical"
+        "--temperature",
+        type=float,
+        default=1.0,
+        help="of a N(0, I) prior or a prior over codes: below 1, more typical",
+    )
+    made.add_argument(
+        "--top_k", type=positive, metavar="K", help="draw from the K most probable codes"
+    )
+    made.add_argument(
+        "--top_p", type=float, metavar="P", help="draw from the codes that make up probability P"
     )
     made.add_argument(
         "--density",
@@ -64,18 +74,22 @@ def run(options: argparse.Namespace) -> None:
         label = torch.arange(len(names)).repeat_interleave(columns)
         n = len(label)
     outputs = Outputs(options, trained.held, "sample", (".png", ".npz"))
-    images = explore.sample(
-        model,
-        n,
-        label,
-        temperature=options.temperature,
-        density=_density(options, trained),
-        draw=options.draw,
-        seed=options.seed,
-        batch_size=options.batch_size,
-    )
+    how = {
+        "temperature": options.temperature,
+        "top_k": options.top_k,
+        "top_p": options.top_p,
+        "draw": options.draw,
+        "seed": options.seed,
+        "batch_size": options.batch_size,
+    }
+    arrays: dict[str, torch.Tensor] = {}
+    if isinstance(model, CodePrior) and options.density is None:
+        images, codes, nll = explore.sample_codes(model, n, label, **how)
+        arrays = _codes(codes, nll)
+    else:
+        images = explore.sample(model, n, label, density=_density(options, trained), **how)
     if options.classifier is not None:
-        _print_distance(images, options, trained)
+        _print_distance(images, label, options, trained)
     title = f"{n} samples of {type(model).__name__}"
     if options.density is not None:
         title += f", latents from {Path(options.density).name}"
@@ -86,12 +100,21 @@ def run(options: argparse.Namespace) -> None:
         outputs.figure("samples", plotting.class_grid(grid, names, title=title))
     else:
         outputs.figure("samples", plotting.image_grid(images, title=title))
-    arrays = {"x": images}
+    arrays = {"x": images, **arrays}
     if label is not None:
         arrays["label"] = torch.as_tensor(label).expand(n)
     outputs.arrays("samples", arrays)
     outputs.images("images", images, [f"{i:05d}" for i in range(n)])
     outputs.report()
+
+
+def _codes(codes: tuple[torch.Tensor, ...], nll: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return the codes of samples by name, and print how probable they are."""
+    n = len(nll)
+    spread = f" \N{PLUS-MINUS SIGN} {nll.std().item() / n**0.5:.2f}" if n > 1 else ""
+    print(f"Codes of the samples: {nll.mean().item():.2f}{spread} nats per image")
+    names = ["codes"] if len(codes) == 1 else [f"codes_{i}" for i in range(len(codes))]
+    return {**dict(zip(names, codes, strict=True)), "code_nll": nll}
 
 
 def _density(options: argparse.Namespace, trained: Trained) -> LatentDensity | None:
@@ -104,8 +127,16 @@ def _density(options: argparse.Namespace, trained: Trained) -> LatentDensity | N
     return load_density(path, trained.model)
 
 
-def _print_distance(images: torch.Tensor, options: argparse.Namespace, trained: Trained) -> None:
-    """Print the distances of samples, and of training images, from as many test images."""
+def _print_distance(
+    images: torch.Tensor,
+    label: int | torch.Tensor | None,
+    options: argparse.Namespace,
+    trained: Trained,
+) -> None:
+    """Print the distances of samples, and of training images, from as many test images.
+
+    For a conditional model, print how many samples the classifier gives the class asked for, too.
+    """
     classifier = load_classifier(options.classifier, trained.model.device)
     if classifier.image_shape != trained.model.image_shape:
         raise UserError(
@@ -121,6 +152,11 @@ def _print_distance(images: torch.Tensor, options: argparse.Namespace, trained: 
         f"Fréchet distance of {len(seen):,} training images from them: "
         f"{frechet.frechet_distance(seen, unseen):.2f}"
     )
+    if label is not None and classifier.num_classes == trained.model.num_classes:
+        asked = torch.as_tensor(label).expand(len(images))
+        found = torch.cat([classifier.classify(part).argmax(1).cpu() for part in images.split(256)])
+        share = found.eq(asked).double().mean().item()
+        print(f"The classifier gives {share:.1%} of the samples the class that was asked for")
     if len(unseen) <= classifier.num_features:
         print(
             f"Note: more images than the {classifier.num_features} features are needed for a "

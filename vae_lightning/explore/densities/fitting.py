@@ -8,15 +8,20 @@ from torch import Tensor
 from vae_lightning.errors import UserError
 from vae_lightning.explore.densities.base import LatentDensity
 from vae_lightning.explore.densities.storage import DENSITIES
-from vae_lightning.models.base import BaseVAE
 from vae_lightning.models.capabilities import Capability
 from vae_lightning.models.image_model import Labels
+from vae_lightning.models.inference import GenerativeModel
 from vae_lightning.models.latent_variable_model import LatentVariableModel
 from vae_lightning.randomness import Noise, derive_seed
 
 
 def draw_latents(
-    model: BaseVAE, x: Tensor, label: Labels = None, *, indices: Tensor | None = None, seed: int = 0
+    model: GenerativeModel,
+    x: Tensor,
+    label: Labels = None,
+    *,
+    indices: Tensor | None = None,
+    seed: int = 0,
 ) -> Tensor:
     """Draw one latent from q(z|x) for each image: what the decoder was trained on.
 
