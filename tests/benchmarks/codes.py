@@ -1,0 +1,140 @@
+"""Compare quantizers with equal bits: what they lose, and what a prior over their codes learns.
+
+    python tests/benchmarks/codes.py --out runs/codes --classifier CKPT --seeds 3 --processes 2
+
+trains an autoencoder and a prior for every row and seed with ``vae fit``, measures them with
+``vae test`` and prints a table. What is there already is not trained again.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+NETWORKS = [
+    *("--model.encoder", "ResidualEncoder", "--model.encoder.hidden", "32"),
+    *("--model.decoder", "ResidualDecoder", "--model.decoder.hidden", "32"),
+]
+PRIOR = ["--model.network.dim", "64"]
+VQ = ["--config", "vq_vae", *NETWORKS, "--model.quantizer"]
+ROWS = {
+    "nearest code (EMA)": [*VQ, "VectorQuantizer"],
+    "nearest code, rotation trick": [
+        *VQ,
+        *("VectorQuantizer", "--model.quantizer.codebook_update", "gradient"),
+        *("--model.quantizer.gradient", "rotation"),
+    ],
+    "FSQ (8, 8, 8)": [*VQ, "FSQ"],
+    "LFQ, 9 bits": [*VQ, "LFQ"],
+    "SimVQ": [*VQ, "SimVQ"],
+    "residual, 3 x 8 codes": [
+        *VQ,
+        *("ResidualQuantizer", "--model.quantizer.num_quantizers", "3"),
+        *("--model.quantizer.quantizer", "VectorQuantizer"),
+        *("--model.quantizer.quantizer.codebook_size", "8"),
+    ],
+    "dVAE (Gumbel)": ["--config", "d_vae", *NETWORKS],
+    "VQ-VAE-2, 110 codes": [
+        *("--config", "vq_vae_2", *NETWORKS, "--model.hidden", "32"),
+        *("--model.quantizer", "VectorQuantizer", "--model.quantizer.codebook_size", "110"),
+    ],
+}
+"""Options by row; all have 441 bits per image."""
+
+COLUMNS = {
+    "reconstruction": ("reconstruction, nats", 1),
+    "mse": ("MSE", 4),
+    "perplexity": ("perplexity", 0),
+    "codes_used": ("codes used", 2),
+    "code_nll": ("prior, nats", 1),
+    "frechet_distance": ("Fréchet distance", 1),
+    "minutes": ("minutes", 1),
+}
+
+
+def run(log: Path, *command: str) -> None:
+    """Run a command, with its output in a file."""
+    with log.open("w") as file:
+        done = subprocess.run(["vae", *command], stdout=file, stderr=subprocess.STDOUT, check=False)
+    if done.returncode:
+        raise RuntimeError(f"vae {' '.join(command)} failed, see {log}")
+
+
+def fit(folder: Path, *command: str) -> Path:
+    """Train unless it has been, and return the checkpoint."""
+    if not (folder / "minutes").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        start = time.perf_counter()
+        run(folder / "fit.log", "fit", *command, "--output_dir", str(folder), "--name", "run")
+        (folder / "minutes").write_text(f"{(time.perf_counter() - start) / 60:.2f}")
+    *_, last = sorted((folder / "run").glob("version_*"), key=lambda p: int(p.name[8:]))
+    return last / "checkpoints" / "best.ckpt"
+
+
+def measure(row: str, seed: int, options: argparse.Namespace) -> dict[str, float]:
+    """Train one autoencoder and its prior, and return what ``vae test`` says about them."""
+    folder = options.out / f"{list(ROWS).index(row)}_{seed}"
+    result = folder / "result.json"
+    if not result.exists():
+        common = ["--seed_everything", str(seed), "--trainer.max_epochs"]
+        autoencoder = fit(folder / "autoencoder", *ROWS[row], *common, str(options.epochs))
+        prior = fit(
+            folder / "prior",
+            *("--config", "vq_prior", "--model.autoencoder", str(autoencoder), *PRIOR),
+            *(*common, str(options.prior_epochs)),
+        )
+        test = ["--ckpt_path", str(prior), "--metrics.frechet.classifier", options.classifier]
+        run(folder / "test.log", "test", *test)
+        report = json.loads((prior.parents[1] / "test" / "metrics.json").read_text())["metrics"]
+        minutes = [float(path.read_text()) for path in folder.glob("*/minutes")]
+        result.write_text(json.dumps({**report, "minutes": sum(minutes)}))
+    return json.loads(result.read_text())
+
+
+def table(results: dict[str, list[dict[str, float]]]) -> str:
+    """Return the table: mean and, for several seeds, standard deviation."""
+    lines = ["| quantizer | " + " | ".join(name for name, _ in COLUMNS.values()) + " |"]
+    lines.append("|---" * (len(COLUMNS) + 1) + "|")
+    for row, found in results.items():
+        cells = [row]
+        for key, (_, digits) in COLUMNS.items():
+            values = [one[key] for one in found if key in one]
+            text = "" if not values else f"{statistics.mean(values):.{digits}f}"
+            if len(values) > 1:
+                text += f" ± {statistics.stdev(values):.{digits}f}"
+            cells.append(text)
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Train, measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--classifier", required=True, help="checkpoint of a classifier")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=4, help="of an autoencoder")
+    parser.add_argument("--prior_epochs", type=int, default=3)
+    parser.add_argument("--processes", type=int, default=1)
+    options = parser.parse_args()
+    with ThreadPoolExecutor(options.processes) as pool:
+        jobs = {
+            (row, seed): pool.submit(measure, row, seed, options)
+            for seed in range(options.seeds)
+            for row in ROWS
+        }
+        results: dict[str, list[dict[str, float]]] = {}
+        for (row, seed), job in jobs.items():
+            try:
+                results.setdefault(row, []).append(job.result())
+            except (RuntimeError, KeyError) as error:
+                print(f"{row}, seed {seed}: {error}", file=sys.stderr)
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()
