@@ -14,6 +14,7 @@ from vae_lightning.models.image_model import Labels
 from vae_lightning.models.vq_vae import NO_PRIOR, VQTerms, vq_objective
 from vae_lightning.nets import Decoder, Encoder, ImageShape, ResidualDecoder, ResidualEncoder
 from vae_lightning.nets.quantizers import Quantized, Quantizer, VectorQuantizer
+from vae_lightning.nets.quantizers.base import total_of
 from vae_lightning.randomness import Noise
 
 LEVELS = ("top", "bottom")
@@ -135,9 +136,9 @@ class VQVAE2(DiscreteModel, BaseVAE):
         params = self.likelihood_params(tuple(level.z_q for level in levels), condition)
         return VQTerms(
             -self.likelihood.log_prob(params, x),
-            _total([level.codebook for level in levels]),
-            _total([level.commitment for level in levels]),
-            _total([level.regularizer for level in levels]),
+            total_of([level.codebook for level in levels]),
+            total_of([level.commitment for level in levels]),
+            total_of([level.regularizer for level in levels]),
             self.by_codebook(tuple(level.indices for level in levels)),
         )
 
@@ -182,9 +183,3 @@ class VQVAE2(DiscreteModel, BaseVAE):
             MissingCapabilityError: Always.
         """
         raise MissingCapabilityError(type(self).__name__, Capability.SAMPLES, NO_PRIOR)
-
-
-def _total(terms: list[Tensor | None]) -> Tensor | None:
-    """Return the sum of the terms of both levels, None if there are none."""
-    held = [term for term in terms if term is not None]
-    return sum(held[1:], held[0]) if held else None

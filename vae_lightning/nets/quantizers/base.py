@@ -1,7 +1,7 @@
 """Base class of quantizers, and how gradients pass through them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, Self
 
 import torch
@@ -94,8 +94,9 @@ class Quantizer(nn.Module, ABC):
 
     @property
     def codebook_sizes(self) -> dict[str, int]:
-        """Numbers of codes by the names of `codebooks`."""
-        return {name: len(vectors) for name, vectors in self.codebooks.items()}
+        """Numbers of codes by the names of `codebooks`: "" for a single one, else 0, 1, ..."""
+        names = [""] if self.depth == 1 else [str(i) for i in range(self.depth)]
+        return dict.fromkeys(names, self.codebook_size)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Keep parameters in float32, see above."""
@@ -110,6 +111,12 @@ def keep_type(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         return changed if changed.dtype == x.dtype else x.to(changed.device)
 
     return moved
+
+
+def total_of(terms: Sequence[Tensor | None]) -> Tensor | None:
+    """Return the sum of the terms that there are, (B,) or (); None if there are none."""
+    held = [term for term in terms if term is not None]
+    return torch.stack(held).sum(0) if held else None
 
 
 def squared_distance(a: Tensor, b: Tensor) -> Tensor:

@@ -144,11 +144,6 @@ class VectorQuantizer(Quantizer):
         """See `Quantizer.codebooks`."""
         return {"": self.codes.detach()}
 
-    @property
-    def codebook_sizes(self) -> dict[str, int]:
-        """See `Quantizer.codebook_sizes`."""
-        return {"": self.codebook_size}
-
     def _regularizer(self) -> Tensor:
         """Return the weighted mean squared cosine between different codes, ()."""
         unit = nn.functional.normalize(self.codebook.clone(), dim=-1)

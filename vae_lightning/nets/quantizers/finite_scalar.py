@@ -81,8 +81,3 @@ class FSQ(Quantizer):
         return {
             "": self.codes_at(torch.arange(self.codebook_size, device=self.basis.device)).detach()
         }
-
-    @property
-    def codebook_sizes(self) -> dict[str, int]:
-        """See `Quantizer.codebook_sizes`."""
-        return {"": self.codebook_size}

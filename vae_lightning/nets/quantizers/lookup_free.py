@@ -99,11 +99,6 @@ class LFQ(Quantizer):
         indices = torch.arange(self.codebook_size, device=self.powers.device)
         return {"": self.codes_at(indices).detach()}
 
-    @property
-    def codebook_sizes(self) -> dict[str, int]:
-        """See `Quantizer.codebook_sizes`."""
-        return {"": self.codebook_size}
-
 
 def binary_entropy(logits: Tensor) -> Tensor:
     """Return the entropy of Bernoulli variables in nats, of any shape.

@@ -5,7 +5,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from vae_lightning.nets.quantizers.base import Gradient, Quantized, Quantizer, pass_gradient
+from vae_lightning.nets.quantizers.base import (
+    Gradient,
+    Quantized,
+    Quantizer,
+    pass_gradient,
+    total_of,
+)
 from vae_lightning.nets.quantizers.codebook import VectorQuantizer
 from vae_lightning.nets.quantizers.sim_vq import SimVQ
 
@@ -82,9 +88,9 @@ class ResidualQuantizer(Quantizer):
             # Once for the sum: the gradients of the steps would add up.
             pass_gradient(vectors, z_q, self.gradient),
             torch.stack([one.indices for one in found], -1),
-            _total([one.codebook for one in found]),
-            _total([one.commitment for one in found]),
-            _total([one.regularizer for one in found]),
+            total_of([one.codebook for one in found]),
+            total_of([one.commitment for one in found]),
+            total_of([one.regularizer for one in found]),
         )
 
     def codes_at(self, indices: Tensor) -> Tensor:
@@ -110,16 +116,5 @@ class ResidualQuantizer(Quantizer):
         return {str(i): part.codebooks[""] for i, part in enumerate(self._parts)}
 
     @property
-    def codebook_sizes(self) -> dict[str, int]:
-        """See `Quantizer.codebook_sizes`."""
-        return {str(i): self.codebook_size for i in range(self.depth)}
-
-    @property
     def _parts(self) -> list[Quantizer]:
         return [part for part in self.quantizers if isinstance(part, Quantizer)]
-
-
-def _total(terms: list[Tensor | None]) -> Tensor | None:
-    """Return the sum of terms, (B,) or (); None if there are none."""
-    held = [term for term in terms if term is not None]
-    return torch.stack(held).sum(0) if held else None

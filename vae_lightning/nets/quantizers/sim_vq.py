@@ -102,8 +102,3 @@ class SimVQ(Quantizer):
     def codebooks(self) -> dict[str, Tensor]:
         """See `Quantizer.codebooks`."""
         return {"": self.codes.detach()}
-
-    @property
-    def codebook_sizes(self) -> dict[str, int]:
-        """See `Quantizer.codebook_sizes`."""
-        return {"": self.codebook_size}
