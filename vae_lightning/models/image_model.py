@@ -37,7 +37,8 @@ class ObjectiveTerms:
 
     def as_dict(self) -> dict[str, Tensor]:
         """Return every term by the name under which it is logged."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        held = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in held.items() if isinstance(value, Tensor)}
 
     def code_indices(self) -> dict[str, Tensor]:
         """Return the indices chosen from each codebook, int64, by the name of the codebook."""

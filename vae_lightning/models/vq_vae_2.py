@@ -7,20 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from vae_lightning.distributions.posteriors import Latents
-from vae_lightning.models.base import BaseVAE
-from vae_lightning.models.capabilities import Capability, MissingCapabilityError
-from vae_lightning.models.discrete import DiscreteModel
-from vae_lightning.models.image_model import Labels
-from vae_lightning.models.vq_vae import NO_PRIOR, VQTerms, vq_objective
+from vae_lightning.models.quantized import QuantizedModel
 from vae_lightning.nets import Decoder, Encoder, ImageShape, ResidualDecoder, ResidualEncoder
 from vae_lightning.nets.quantizers import Quantized, Quantizer, VectorQuantizer
-from vae_lightning.nets.quantizers.base import total_of
-from vae_lightning.randomness import Noise
-
-LEVELS = ("top", "bottom")
 
 
-class VQVAE2(DiscreteModel, BaseVAE):
+class VQVAE2(QuantizedModel):
     """Autoencoder with two maps of codes: a coarse one for the whole, and a fine one for details.
 
     The top codes are computed first, from the features of the bottom level at half their size. The
@@ -52,14 +44,9 @@ class VQVAE2(DiscreteModel, BaseVAE):
         quantizer: Callable[[int], Quantizer] = VectorQuantizer,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        if not commitment_weight >= 0:
-            raise ValueError(f"commitment_weight must not be negative, got {commitment_weight}")
-        if min(embedding_dim, hidden) < 1:
-            raise ValueError(
-                f"embedding_dim and hidden must be positive, got {embedding_dim} and {hidden}"
-            )
-        self.commitment_weight = commitment_weight
+        super().__init__(embedding_dim, commitment_weight, **kwargs)
+        if hidden < 1:
+            raise ValueError(f"hidden must be positive, got {hidden}")
         features = self.cond_features
         self.encoder = encoder(self.image_shape, hidden, features)
         self.decoder = decoder(self.params_shape, 2 * embedding_dim, features)
@@ -84,72 +71,17 @@ class VQVAE2(DiscreteModel, BaseVAE):
             return tuple(self.encoder(torch.zeros(1, *self.image_shape), condition).shape[1:])
 
     @property
-    def capabilities(self) -> frozenset[Capability]:
-        """See `ImageModel.capabilities`."""
-        condition = {Capability.CONDITIONAL} if self.conditional else set()
-        return frozenset({Capability.CODEBOOK, *condition})
+    def quantizers(self) -> dict[str, Quantizer]:
+        """See `QuantizedModel.quantizers`."""
+        return {"top": self.top_quantizer, "bottom": self.bottom_quantizer}
 
-    @property
-    def quantizers(self) -> tuple[Quantizer, Quantizer]:
-        """The quantizers by level."""
-        return self.top_quantizer, self.bottom_quantizer
-
-    @property
-    def codebooks(self) -> dict[str, Tensor]:
-        """See `ImageModel.codebooks`."""
-        return {
-            f"{level}{name and f'_{name}'}": vectors
-            for level, quantizer in zip(LEVELS, self.quantizers, strict=True)
-            for name, vectors in quantizer.codebooks.items()
-        }
-
-    @property
-    def codebook_sizes(self) -> dict[str, int]:
-        """See `ImageModel.codebook_sizes`."""
-        return {
-            f"{level}{name and f'_{name}'}": size
-            for level, quantizer in zip(LEVELS, self.quantizers, strict=True)
-            for name, size in quantizer.codebook_sizes.items()
-        }
-
-    @property
-    def level_sizes(self) -> tuple[int, ...]:
-        """See `DiscreteModel.level_sizes`."""
-        return tuple(quantizer.codebook_size for quantizer in self.quantizers)
-
-    @property
-    def level_names(self) -> tuple[str, ...]:
-        """See `DiscreteModel.level_names`."""
-        return LEVELS
-
-    def quantize(self, x: Tensor, condition: Tensor | None = None) -> tuple[Quantized, Quantized]:
+    def quantize(self, x: Tensor, condition: Tensor | None = None) -> tuple[Quantized, ...]:
         """Encode images (B, C, H, W), and quantize the top and then the bottom level."""
         features = self.encoder(self.to_device_dtype(x), condition)
         top: Quantized = self.top_quantizer(self.top_encoder(features, condition))
         above = self.top_decoder(top.z_q.to(features.dtype), condition)
         bottom: Quantized = self.bottom_quantizer(self.to_bottom(torch.cat([features, above], 1)))
         return top, bottom
-
-    def terms(self, x: Tensor, condition: Tensor | None, noise: Noise) -> VQTerms:
-        """See `BaseVAE.terms`; the terms of both levels are added up."""
-        levels = self.quantize(x, condition)
-        params = self.likelihood_params(tuple(level.z_q for level in levels), condition)
-        return VQTerms(
-            -self.likelihood.log_prob(params, x),
-            total_of([level.codebook for level in levels]),
-            total_of([level.commitment for level in levels]),
-            total_of([level.regularizer for level in levels]),
-            self.by_codebook(tuple(level.indices for level in levels)),
-        )
-
-    def objective(self, terms: VQTerms) -> Tensor:
-        """Return reconstruction + codebook + commitment_weight commitment + regularizer, (B,)."""
-        return vq_objective(terms, self.commitment_weight)
-
-    def unsharded_parameters(self) -> list[nn.Parameter]:
-        """See `VQVAE.unsharded_parameters`."""
-        held = super().unsharded_parameters()
-        return [*held, *(p for quantizer in self.quantizers for p in quantizer.parameters())]
 
     def likelihood_params(self, z: Latents, condition: Tensor | None) -> Tensor:
         """Return the parameters of p(x|z) for the vectors of both levels, (B, D, h, w) each."""
@@ -159,27 +91,3 @@ class VQVAE2(DiscreteModel, BaseVAE):
             self.to_device_dtype(torch.cat([enlarged, bottom], 1)), condition
         )
         return params
-
-    def encode(self, x: Tensor, condition: Tensor | None) -> dict[str, Tensor]:
-        """Return the indices of both levels as ``codes_top`` and ``codes_bottom``, int64."""
-        codes = self.codes(x, condition)
-        return {f"codes_{name}": level for name, level in zip(LEVELS, codes, strict=True)}
-
-    def codes(self, x: Tensor, condition: Tensor | None) -> tuple[Tensor, ...]:
-        """See `DiscreteModel.codes`."""
-        return tuple(level.indices for level in self.quantize(x, condition))
-
-    def lookup(self, codes: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """See `DiscreteModel.lookup`."""
-        pairs = zip(self.quantizers, codes, strict=False)
-        return tuple(quantizer.lookup(level) for quantizer, level in pairs)
-
-    def sample(
-        self, n: int, label: Labels = None, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Not possible: it has no prior over its codes; `CodePrior` is one.
-
-        Raises:
-            MissingCapabilityError: Always.
-        """
-        raise MissingCapabilityError(type(self).__name__, Capability.SAMPLES, NO_PRIOR)
