@@ -1,17 +1,21 @@
 """Discrete VAE (Ramesh et al., 2021), https://arxiv.org/abs/2102.12092."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from vae_lightning.distributions.posteriors import LatentDistribution
 from vae_lightning.models.capabilities import Capability
 from vae_lightning.models.categorical_vae import CategoricalVAE
 from vae_lightning.models.discrete import DiscreteModel
+from vae_lightning.models.vae import ELBOTerms
 from vae_lightning.nets import Decoder, Encoder, ImageShape, ResidualDecoder, ResidualEncoder
 from vae_lightning.nets.layers import channels_last
+from vae_lightning.randomness import Noise
 
 
 class _LogitsEncoder(Encoder):
@@ -82,6 +86,21 @@ class _CodesDecoder(Decoder):
         return params
 
 
+@dataclass(frozen=True)
+class DVAETerms(ELBOTerms):
+    """Terms of the ELBO, and the most probable codes.
+
+    Attributes:
+        indices: Codes, int64, (B, h, w); not logged.
+    """
+
+    indices: dict[str, Tensor]
+
+    def code_indices(self) -> dict[str, Tensor]:
+        """See `ObjectiveTerms.code_indices`."""
+        return self.indices
+
+
 class DVAE(DiscreteModel, CategoricalVAE):
     """VAE with a categorical variable at each position of a map, relaxed in training.
 
@@ -142,11 +161,19 @@ class DVAE(DiscreteModel, CategoricalVAE):
         """See `ImageModel.codebooks`."""
         return {"": cast(_CodesDecoder, self.decoder).codebook.detach()}
 
+    def terms(self, x: Tensor, condition: Tensor | None, noise: Noise) -> DVAETerms:
+        """See `BaseVAE.terms`."""
+        q = self.posterior(x, condition)
+        elbo = self.elbo_terms(q, x, condition, noise)
+        return DVAETerms(elbo.reconstruction, elbo.kl, {"": self._most_probable(q)})
+
     def codes(self, x: Tensor, condition: Tensor | None) -> tuple[Tensor, ...]:
         """See `DiscreteModel.codes`: the most probable ones."""
-        z = self.posterior(x, condition).point_estimate
-        assert isinstance(z, Tensor)
-        return (z.unflatten(1, (*self.map_shape, -1)).argmax(-1),)
+        return (self._most_probable(self.posterior(x, condition)),)
+
+    def _most_probable(self, q: LatentDistribution) -> Tensor:
+        z = cast(Tensor, q.point_estimate)
+        return z.unflatten(1, (*self.map_shape, -1)).argmax(-1)
 
     def lookup(self, codes: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Return one-hot vectors of the codes, (B, h w K)."""

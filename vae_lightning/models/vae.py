@@ -46,7 +46,12 @@ class VAE(LatentVariableModel):
 
     def terms(self, x: Tensor, condition: Tensor | None, noise: Noise) -> ELBOTerms:
         """See `BaseVAE.terms`."""
-        q = self.posterior(x, condition)
+        return self.elbo_terms(self.posterior(x, condition), x, condition, noise)
+
+    def elbo_terms(
+        self, q: LatentDistribution, x: Tensor, condition: Tensor | None, noise: Noise
+    ) -> ELBOTerms:
+        """Return the terms of the ELBO, given the posterior of a batch."""
         draws = q.rsample(noise, self.num_samples)
         log_likelihood = self.log_likelihood(x, draws.z, condition)
         return ELBOTerms(-log_likelihood.mean(1), self.kl(q, draws, condition))
