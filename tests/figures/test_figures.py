@@ -228,3 +228,19 @@ def test_what_lies_outside_an_image_is_no_part_of_a_code():
     parts = _mean_parts(x, codes, torch.tensor([12]))
     assert parts.shape == (1, 1, 8, 8)
     torch.testing.assert_close(parts, torch.full((1, 1, 8, 8), 0.7))
+
+
+class Broken(Figure):
+    name = "broken"
+
+    def draw(self, model, x, label, class_names):
+        raise IndexError("no such row")
+
+
+def test_a_figure_that_fails_is_named_and_costs_nothing_else(blobs, tmp_path):
+    figures = [FigureCallback(Broken()), FigureCallback(FIGURES["samples"]())]
+    message = r"figures.broken could not be drawn in epoch 2 \(IndexError: no such row\)"
+    with pytest.warns(UserWarning, match=message):
+        lit = fit(tmp_path, VAE(image_shape=(1, 8, 8)), blobs(), figures)
+    assert lit.trainer.current_epoch == 2
+    assert drawn(tmp_path) == {"samples"}

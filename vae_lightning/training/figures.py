@@ -1,5 +1,6 @@
 """Draw figures during training."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,16 @@ class FigureCallback(pl.Callback):
         class_names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
         y = torch.cat(labels) if labels else None
         self.figure.epoch = self.epoch
-        pixels = plotting.to_array(self.figure.draw(pl_module.vae, x, y, class_names))
+        try:
+            pixels = plotting.to_array(self.figure.draw(pl_module.vae, x, y, class_names))
+        except Exception as error:
+            # A picture is not worth a training.
+            warnings.warn(
+                f"figures.{self.figure.name} could not be drawn in epoch {self.epoch + 1} "
+                f"({type(error).__name__}: {error}); the training goes on",
+                stacklevel=2,
+            )
+            return
         path = self.folder / f"epoch={self.epoch:03d}.png"
         with writing(path):
             self.folder.mkdir(parents=True, exist_ok=True)
