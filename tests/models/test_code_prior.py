@@ -150,7 +150,7 @@ def test_frozen_features_give_the_same_terms(prior):
     condition = prior.encode_labels(label_of(prior), 6)
     features = prior.frozen_features(x, condition)
     assert features.dtype == torch.int16
-    assert features.shape == (6, sum(one.length for one in prior.maps))
+    assert features.shape == (6, sum(one.length for one in prior.code_maps))
     prior.check_images(features)
     from_features, from_images = terms_of(prior, features), terms_of(prior, x)
     assert from_features.code_nll.equal(from_images.code_nll)
@@ -260,7 +260,7 @@ def test_the_class_matters_and_is_the_one_asked_for():
     prior = prior_of(autoencoder("vq"), conditional=True)
     label = torch.arange(64) % 4
     condition = prior.encode_labels(label, 64)
-    codes = label[:, None, None].expand(64, *prior.maps[0].dims) * 3
+    codes = label[:, None, None].expand(64, *prior.code_maps[0].dims) * 3
     optimizer = torch.optim.Adam(prior.networks_by_level.parameters(), 1e-2)
     prior.train()
     for _ in range(60):
@@ -382,3 +382,11 @@ def test_each_training_encodes_the_images_anew(blobs, tmp_path):
     assert not data.features.x.equal(first)
     checkpoint_of(vq(), data, tmp_path / "third.ckpt")
     assert data.features is None
+
+
+def test_a_dvae_counts_its_most_probable_codes():
+    model = AUTOENCODERS["dvae"]().eval()
+    x = torch.rand(3, *model.image_shape)
+    terms = model.terms(x, None, Noise(torch.arange(3)))
+    assert set(terms.as_dict()) == {"reconstruction", "kl", "negative_elbo"}
+    assert torch.equal(terms.code_indices()[""], model.encode_indices(x))

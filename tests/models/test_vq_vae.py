@@ -64,6 +64,9 @@ def test_codes_decode_to_the_reconstruction(batch):
     assert codes.shape == (16, 2, 2)
     assert codes.dtype == torch.int64
     torch.testing.assert_close(model.decode_indices(codes), model.reconstruct(batch.x))
+    for wrong in (codes[:, :-1], codes.float(), codes[..., None], (codes, codes)):
+        with pytest.raises(ValueError, match=r"are integers of shape \(B, 2, 2\)"):
+            model.decode_indices(wrong)
 
 
 def test_perplexity_is_that_of_the_epoch(blobs, tmp_path):

@@ -50,5 +50,7 @@ class Classification(Metric):
 
     def compute(self, module: LitVAE) -> dict[str, Result]:
         """See `Metric.compute`."""
-        unit = f"of the images, {self.num_samples} importance samples per class"
+        unit = "of the images"
+        if module.vae.samples_likelihood:
+            unit += f", {self.num_samples} importance samples per class"
         return {"accuracy": self.correct.result(unit)}

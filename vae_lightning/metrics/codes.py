@@ -41,7 +41,7 @@ class Codes(Metric):
         """See `Metric.compute`."""
         model = cast(CodePrior, module.vae)
         nll = self.nll.result()
-        codes = sum(one.length for one in model.maps)
+        codes = sum(one.length for one in model.code_maps)
         per_code = Result(nll.value / codes, "nats per code", (nll.error or 0) / codes, nll.images)
         usage = self.usage.results(nll.images)
         bits = {

@@ -58,7 +58,7 @@ class LogLikelihood(Metric):
         """See `Metric.compute`."""
         normalized = module.is_normalized
         name = "negative_log_likelihood" if normalized else "importance_weighted_cross_entropy"
-        return {
-            name: self.mean.result(module.vae.bound_unit, normalized),
-            "importance_samples": Result(self.num_samples, "draws per image"),
-        }
+        found = {name: self.mean.result(module.vae.bound_unit, normalized)}
+        if module.vae.samples_likelihood:
+            found["importance_samples"] = Result(self.num_samples, "draws per image")
+        return found

@@ -17,7 +17,7 @@ from vae_lightning.errors import UserError
 from vae_lightning.files import expand
 from vae_lightning.functional import without_autocast
 from vae_lightning.models.capabilities import Capability
-from vae_lightning.models.discrete import CodeMap, DiscreteModel, flatten_codes, unflatten_codes
+from vae_lightning.models.discrete import DiscreteModel, flatten_codes, unflatten_codes
 from vae_lightning.models.image_model import ObjectiveTerms
 from vae_lightning.models.loading import build, load
 from vae_lightning.nets import ImageShape
@@ -83,7 +83,7 @@ class CodePrior(DiscreteModel):
     Attributes:
         autoencoder: The autoencoder.
         networks_by_level: The networks, the uppermost level first.
-        maps: The maps of codes by level.
+        code_maps: The maps of codes by level.
         trained_on: The data that the autoencoder was trained on, if a checkpoint has said it.
 
     Raises:
@@ -112,10 +112,10 @@ class CodePrior(DiscreteModel):
         self.has_weights = has_weights
         self.trained_on = trained_on
         self.autoencoder = made.requires_grad_(False).train()  # `codes` switches its mode
-        self.maps = made.code_maps
+        self.code_maps = made.code_maps
         cond_features = num_classes if conditional else 0
         above, networks = 0, []
-        for one in self.maps:
+        for one in self.code_maps:
             networks.append(network(one.shape, one.codebook_size, cond_features, above))
             above += self._channels(len(networks) - 1)
         self.networks_by_level = nn.ModuleList(networks)
@@ -174,11 +174,6 @@ class CodePrior(DiscreteModel):
         """See `DiscreteModel.level_sizes`."""
         return self.autoencoder.level_sizes
 
-    @property
-    def code_maps(self) -> tuple[CodeMap, ...]:
-        """See `DiscreteModel.code_maps`."""
-        return self.maps
-
     def codes(self, x: Tensor, condition: Tensor | None) -> tuple[Tensor, ...]:
         """See `DiscreteModel.codes`; the autoencoder is in evaluation mode in training, too."""
         with self.autoencoder.inference():
@@ -232,7 +227,7 @@ class CodePrior(DiscreteModel):
 
     def _channels(self, i: int) -> int:
         """Return the number of channels of the vectors of level ``i``."""
-        codes = [torch.zeros(1, *one.dims, dtype=torch.int64) for one in self.maps[: i + 1]]
+        codes = [torch.zeros(1, *one.dims, dtype=torch.int64) for one in self.code_maps[: i + 1]]
         with self.inference():
             return self.autoencoder.lookup(tuple(codes))[i].shape[1]
 
@@ -240,7 +235,7 @@ class CodePrior(DiscreteModel):
         """See `ImageModel.frozen_features`: the codes of all levels, (B, N), as small integers."""
         self._check_weights()
         flat = flatten_codes(self.codes(x, condition))
-        most = max(one.codebook_size for one in self.maps)
+        most = max(one.codebook_size for one in self.code_maps)
         return flat.to(torch.int16 if most <= 2**15 else torch.int32)
 
     def check_images(self, x: Tensor, values: bool = True) -> None:
@@ -252,7 +247,7 @@ class CodePrior(DiscreteModel):
         """Return the codes by level of images, or of what `frozen_features` returned."""
         if x.is_floating_point():
             return self.codes(x, condition)
-        return unflatten_codes(x.long(), self.maps)
+        return unflatten_codes(x.long(), self.code_maps)
 
     def terms(self, x: Tensor, condition: Tensor | None, noise: Noise) -> CodePriorTerms:
         """See `ImageModel.terms`; nothing here is random.
@@ -290,6 +285,8 @@ class CodePrior(DiscreteModel):
         """Return -log p(codes), (B,)."""
         return terms.code_nll
 
+    samples_likelihood: ClassVar[bool] = False
+
     def log_marginal(
         self,
         x: Tensor,
@@ -325,7 +322,7 @@ class CodePrior(DiscreteModel):
         Returns:
             Codes by level, int64, (n, h, w) or (n, h, w, depth).
         """
-        sizes = [one.length for one in self.maps]
+        sizes = [one.length for one in self.code_maps]
         uniform = torch.rand(n, sum(sizes), dtype=torch.float64, generator=generator)
         drawn = []
         with self.inference(), without_autocast(next(self.parameters())):
@@ -343,7 +340,7 @@ class CodePrior(DiscreteModel):
         """Draw codes by level from uniform numbers, (n, N) each."""
         levels: tuple[Tensor, ...] = ()
         exact = torch.float32 if self.device.type == "mps" else torch.float64
-        for i, (one, numbers) in enumerate(zip(self.maps, uniform, strict=True)):
+        for i, (one, numbers) in enumerate(zip(self.code_maps, uniform, strict=True)):
             codes = draw_codes(
                 cast(CodeNetwork, self.networks_by_level[i]),
                 numbers.to(self.device, exact),

@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -63,9 +64,9 @@ class DiscreteModel(GenerativeModel, ABC):
 
     # Inference
 
-    @property
+    @cached_property
     def code_maps(self) -> tuple[CodeMap, ...]:
-        """The maps of codes by level, the uppermost first."""
+        """The maps of codes by level, the uppermost first, found by encoding a black image."""
         with self.inference():
             x = torch.zeros(1, *self.image_shape, device=self.device)
             condition = self.encode_labels(0 if self.conditional else None, 1)
@@ -109,18 +110,37 @@ class DiscreteModel(GenerativeModel, ABC):
         """Decode code indices, as `encode_indices` returns them, to images, (B, C, H, W).
 
         Raises:
-            ValueError: If an index is not that of a code.
+            ValueError: If the maps have another shape, or an index is not that of a code.
         """
         levels = (indices,) if isinstance(indices, Tensor) else tuple(indices)
+        self._check_codes(levels)
+        with self.inference():
+            vectors = self.lookup(tuple(level.to(self.device) for level in levels))
+        return self.decode(vectors[0] if len(vectors) == 1 else vectors, label)
+
+    def _check_codes(self, levels: tuple[Tensor, ...]) -> None:
+        """Check code indices of a user.
+
+        Raises:
+            ValueError: If they are not codes of this model.
+        """
+        expected = [("B", *one.dims) for one in self.code_maps]
+        found = [tuple(level.shape) for level in levels]
+        kinds = [level.dtype for level in levels]
+        if [shape[1:] for shape in found] != [shape[1:] for shape in expected] or any(
+            kind.is_floating_point or kind == torch.bool for kind in kinds
+        ):
+            maps = " and ".join(f"({', '.join(map(str, shape))})" for shape in expected)
+            given = " and ".join(f"{d} {s}" for d, s in zip(kinds, found, strict=True))
+            raise ValueError(
+                f"codes of this {type(self).__name__} are integers of shape {maps}, got {given}"
+            )
         for level, size in zip(levels, self.level_sizes, strict=True):
             if level.numel() and not 0 <= int(level.min()) <= int(level.max()) < size:
                 raise ValueError(
                     f"codes of this {type(self).__name__} are integers in 0..{size - 1}, got "
                     f"{int(level.min())} to {int(level.max())}"
                 )
-        with self.inference():
-            vectors = self.lookup(tuple(level.to(self.device) for level in levels))
-        return self.decode(vectors[0] if len(vectors) == 1 else vectors, label)
 
 
 def flatten_codes(levels: tuple[Tensor, ...]) -> Tensor:

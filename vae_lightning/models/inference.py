@@ -1,7 +1,7 @@
 """The inference API that all models share: plain modules, used without Lightning."""
 
 from abc import ABC, abstractmethod
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,9 @@ class GenerativeModel(ImageModel, ABC):
     likelihood: Likelihood
     encoder: nn.Module
     decoder: nn.Module
+
+    samples_likelihood: ClassVar[bool] = True
+    """Whether `log_marginal` draws importance samples, or returns a bound without any."""
 
     # What a model implements
 
