@@ -81,7 +81,7 @@ class CodeGallery(Figure):
     The first row is the mean of the parts of validation images whose code it is, and the second the
     mean of the same parts of their reconstructions. The codes are those that tell most: ordered by
     the squared difference of their mean part from that of all codes, times their number. Of a model
-    with several maps, they are those of the finest one.
+    with several maps, they are those of the finest one; of several codebooks, of the first.
 
     Args:
         every_n_epochs: See `Figure`.
@@ -109,7 +109,8 @@ class CodeGallery(Figure):
         label = model.used_labels(label)
         indices = model.encode_indices(x, label)
         levels = [indices] if isinstance(indices, Tensor) else list(indices)
-        finest = levels[-1] if levels[-1].ndim == 3 else levels[-1][..., 0]
+        has_depth = levels[-1].ndim > 3
+        finest = levels[-1][..., 0] if has_depth else levels[-1]
         counts = torch.bincount(finest.flatten())
         rows = [
             _mean_parts(images.to(finest.device), finest, counts)
@@ -120,7 +121,8 @@ class CodeGallery(Figure):
         told = counts[used] * (rows[0][used] - mean).square().flatten(1).sum(1)
         chosen = used[told.argsort(descending=True, stable=True)[: self.codes]]
         seen, decoded = (row[chosen].cpu() for row in rows)
-        title = f"What {len(chosen)} codes look like in {self.images_of}{self.title_end}"
+        which = f"{len(chosen)} codes" + " of the first codebook" * has_depth
+        title = f"What {which} look like in {self.images_of}{self.title_end}"
         return plotting.code_gallery(seen, decoded, counts[chosen].cpu(), title=title)
 
 
