@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from vae_lightning import __version__
 from vae_lightning.cli import exit_codes, option_list, short_help
 from vae_lightning.cli.commands import COMMANDS, EXPLORE
-from vae_lightning.cli.terminal import write_plainly
+from vae_lightning.cli.terminal import says, write_plainly
 from vae_lightning.training import slurm
 from vae_lightning.training.signals import LISTENER, REQUEUE
 
@@ -64,7 +64,8 @@ def main(args: Sequence[str] | None = None) -> None:
         completion.run(args[1:])
     elif args[0] in EXPLORE:
         try:
-            from vae_lightning.cli.explore.main import run as explore  # imports torch
+            with says("loading torch ..."):  # which takes two seconds
+                from vae_lightning.cli.explore.main import run as explore
 
             explore(args[0], args[1:])
         except KeyboardInterrupt:
@@ -74,7 +75,8 @@ def main(args: Sequence[str] | None = None) -> None:
         if args[0] == "fit" and slurm.job():
             LISTENER.listen(REQUEUE)  # it would otherwise end a process that is still importing
         try:
-            from vae_lightning.cli.main import run  # imports torch, which takes seconds
+            with says("loading torch and Lightning ..."):  # which takes five seconds
+                from vae_lightning.cli.main import run
 
             run(args)
         except KeyboardInterrupt:

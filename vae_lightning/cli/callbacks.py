@@ -1,4 +1,4 @@
-"""Callbacks of the command line: settings, reports and progress."""
+"""Callbacks of the command line: settings and reports."""
 
 import itertools
 import warnings
@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 from jsonargparse import Namespace
-from lightning.pytorch.callbacks import EarlyStopping, TQDMProgressBar
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
@@ -165,46 +165,3 @@ class ChangedOptions(pl.Callback):
         for callback, patience in self.patience.items():
             callback.patience = patience
         apply_changes(trainer.optimizers, self.changes)
-
-
-class ProgressBar(TQDMProgressBar):
-    """Lightning's progress bar without the version of the logger, with epochs counted from 1."""
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, *args: Any) -> None:
-        """Begin the bar of an epoch."""
-        super().on_train_epoch_start(trainer, *args)
-        self.train_progress_bar.set_description(_epoch(trainer).capitalize())
-
-    def get_metrics(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule
-    ) -> dict[str, int | str | float | dict[str, float]]:
-        """Return what is shown beside the bar."""
-        metrics = super().get_metrics(trainer, pl_module)
-        metrics.pop("v_num", None)
-        return metrics
-
-
-def _epoch(trainer: pl.Trainer) -> str:
-    """Return the number of the current epoch, counted from 1, such as ``epoch 3/30``."""
-    most = trainer.max_epochs
-    return f"epoch {trainer.current_epoch + 1}" + (f"/{most}" if most and most > 0 else "")
-
-
-class EpochLines(pl.Callback):
-    """Print a line per epoch, for output that is not a terminal."""
-
-    first_step = 0
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note where the epoch begins."""
-        self.first_step = trainer.global_step
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Print the losses."""
-        if trainer.is_global_zero and trainer.state.fn == "fit" and not trainer.sanity_checking:
-            # If no step of this epoch was logged, the loss would be that of an earlier one.
-            is_new = getattr(pl_module, "written_step", -1) >= self.first_step
-            names = ("train/loss", "val/loss") if is_new else ("val/loss",)
-            known = [name for name in names if name in trainer.callback_metrics]
-            values = [f"{name} {trainer.callback_metrics[name]:.4f}" for name in known]
-            print(f"{_epoch(trainer)}: {', '.join(values)}", flush=True)

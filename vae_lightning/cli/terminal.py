@@ -1,8 +1,10 @@
 """Output on terminals of any encoding."""
 
 import codecs
+import contextlib
 import io
 import sys
+from collections.abc import Iterator
 
 _PLAIN = {
     "\N{PLUS-MINUS SIGN}": "+-",
@@ -12,6 +14,19 @@ _PLAIN = {
     "\N{SUPERSCRIPT TWO}": "^2",
     "\N{MULTIPLICATION SIGN}": "x",
 }
+
+
+@contextlib.contextmanager
+def says(text: str) -> Iterator[None]:
+    """Show a text on the terminal until a block has ended."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    print(text, end="", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def write_plainly() -> None:

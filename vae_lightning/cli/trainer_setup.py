@@ -13,7 +13,7 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 
 from vae_lightning.cli import run_notes
-from vae_lightning.cli.callbacks import EpochLines, ProgressBar
+from vae_lightning.cli.progress import ProgressBar, ProgressLines
 from vae_lightning.cli.run_folders import RunFolder
 from vae_lightning.errors import UserError
 from vae_lightning.training.checkpoint_io import AtomicCheckpointIO
@@ -105,7 +105,7 @@ def progress(callbacks: list[Any], enabled: bool | None) -> tuple[list[Any], boo
         return [], enabled
     # A bar drawn into a log file is thousands of lines.
     is_terminal = sys.stdout.isatty()
-    return [ProgressBar() if is_terminal else EpochLines()], is_terminal
+    return [ProgressBar() if is_terminal else ProgressLines()], is_terminal
 
 
 def follow_torchrun(trainer: Namespace) -> None:

@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from vae_lightning.training.best_checkpoint import BestCheckpoint
+from vae_lightning.training.multi_step import batches_per_epoch
 from vae_lightning.training.optimizers import OptimizerFactory
 
 _KNOWN_PACKAGES = ("lightning.", "vae_lightning.")
@@ -35,12 +36,8 @@ def check(module: Any, base: type) -> None:
     """
     trainer = module.trainer
     logged = module.logged_names
-    batches = trainer.num_training_batches  # infinite for data without a length
-    if module.steps_per_call > 1:  # whose batches come joined
-        loader = trainer.train_dataloader
-        in_data = math.ceil(len(loader.sampler) * module.steps_per_call / loader.batch_size)
-        batches = min(batches * module.steps_per_call, in_data)
-    steps = max(1, batches // trainer.accumulate_grad_batches) if math.isfinite(batches) else 0
+    batches = batches_per_epoch(trainer, module)
+    steps = max(1, int(batches) // trainer.accumulate_grad_batches) if math.isfinite(batches) else 0
     if not trainer.fast_dev_run:  # which ignores callbacks that monitor something
         check_monitors(trainer, logged if type(module) is base else None, steps)
     check_file_names(trainer)

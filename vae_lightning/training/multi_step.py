@@ -72,6 +72,19 @@ def choose_steps_per_call(trainer: Any, module: Any, base: type) -> int:
     return min(max(1, _PIXELS_PER_CALL // pixels), _MAX_STEPS_PER_CALL)
 
 
+def batches_per_epoch(trainer: Any, module: Any) -> float:
+    """Return the number of batches of an epoch, which calls of several steps take together.
+
+    It is infinite for data without a length.
+    """
+    batches: float = trainer.num_training_batches
+    if module.steps_per_call > 1:  # whose batches come joined
+        loader = trainer.train_dataloader
+        in_data = math.ceil(len(loader.sampler) * module.steps_per_call / loader.batch_size)
+        batches = min(batches * module.steps_per_call, in_data)
+    return batches
+
+
 def set_steps_per_call(module: Any, steps: int) -> None:
     """Let a call of ``training_step`` do so many optimizer steps."""
     module.steps_per_call = steps
@@ -151,9 +164,9 @@ def _needs_single_batches(trainer: Any, module: Any, base: type) -> str:
 
 def _sees_batches(callback: pl.Callback) -> bool:
     """Return whether a callback, other than those known not to mind, is called for each batch."""
-    return not isinstance(callback, ProgressBar | Timer | Checkpoint) and any(
-        is_overridden(hook, callback, pl.Callback) for hook in _BATCH_HOOKS
-    )
+    is_known = isinstance(callback, ProgressBar | Timer | Checkpoint)
+    is_known = is_known or getattr(callback, "takes_joined_batches", False)
+    return not is_known and any(is_overridden(hook, callback, pl.Callback) for hook in _BATCH_HOOKS)
 
 
 def _is_all(limit: float) -> bool:
