@@ -146,6 +146,7 @@ def by_two_processes(folder, commands):
     script = [str(TESTS / "two_processes.py"), "commands.json"]
     code, _, error = end(start(folder, *torchrun, *script))
     assert code == 0, error
+    assert "Grad strides" not in error
 
 
 @pytest.fixture(scope="module")

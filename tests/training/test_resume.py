@@ -528,7 +528,10 @@ def test_a_preempted_job_is_requeued_and_goes_on(job, folder, capsys):
     job(7, 0)
     with pytest.raises(SystemExit, match="75"):
         main(preempted)
-    assert "Requeued; job 7 continues from runs/preempted/version_1" in capsys.readouterr().out
+    assert (
+        "Requeuing; job 7 continues from step 10 (runs/preempted/version_1/"
+        in capsys.readouterr().out
+    )
     assert (folder / "scontrol.txt").read_text() == "requeue 6\nrequeue 7\n"
     parent = folder / "runs" / "preempted"
     before = files(parent / "version_0")

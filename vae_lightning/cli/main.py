@@ -39,7 +39,11 @@ def run(args: Sequence[str]) -> None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Silence what Lightning says in every run and what helps nobody."""
-    names = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed")
+    names = (
+        "lightning.pytorch.utilities.rank_zero",
+        "lightning.fabric.utilities.seed",
+        "lightning.fabric.utilities.distributed",
+    )
     for name in names:
         logging.getLogger(name).setLevel(logging.WARNING)
     with warnings.catch_warnings():

@@ -84,6 +84,12 @@ class TrainingRun:
                 "Note: this CPU has no instructions for bfloat16, so this training is slower than "
                 "one with --trainer.precision 32-true"
             )
+        load = cpu.load_of_others()
+        if load is not None and isinstance(self.trainer.accelerator, CPUAccelerator):
+            print(
+                f"Note: other programs keep this machine busy (load {load:.1f}), where several "
+                "threads wait for each other: OMP_NUM_THREADS=1 vae fit may be five times as fast"
+            )
         if isinstance(data, ImageData):
             print(f"Data: {type(data).__name__}, {data.summary()}{self._note_left_out(data)}")
             self._note_other_data(data)
@@ -146,7 +152,10 @@ class TrainingRun:
         if not self.trainer.is_global_zero:
             raise SystemExit(0) from None  # the first process speaks for all
         if stop.received == REQUEUE:
-            print(f"Requeued; job {slurm.job()} continues from {short(stop.saved)}.")
+            step = f"step {self.module.step:,} ({short(stop.saved)})"
+            # Before, because SLURM ends this process at once.
+            print(f"Requeuing; job {slurm.job()} continues from {step}.", flush=True)
+            slurm.requeue()
             raise SystemExit(slurm.REQUEUED) from None
         self._exit(f"stopped by {stop.received.name}", 128 + stop.received)
 

@@ -9,8 +9,8 @@ from vae_lightning.batch import Batch
 from vae_lightning.models.capabilities import Capability
 from vae_lightning.models.inference import GenerativeModel
 from vae_lightning.results import Result
-from vae_lightning.training.fsdp import full_weights
 from vae_lightning.training.module import LitVAE
+from vae_lightning.training.strategies import full_weights
 
 
 class Metric(pl.Callback, ABC):

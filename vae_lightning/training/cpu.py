@@ -25,6 +25,18 @@ def tune_process() -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
+def load_of_others() -> float | None:
+    """Return the load of this machine if other programs need its cores as well, else None.
+
+    Several threads then wait for each other in every operation. A training with one thread does not
+    mind.
+    """
+    if torch.get_num_threads() == 1 or not hasattr(os, "getloadavg"):
+        return None
+    load = os.getloadavg()[0]
+    return load if load > (os.cpu_count() or 1) else None
+
+
 def lacks_bfloat16() -> bool:
     """Return whether the CPU is known to have no instructions for bfloat16."""
     try:

@@ -13,7 +13,7 @@ from vae_lightning.models.inference import GenerativeModel
 from vae_lightning.randomness import Noise
 from vae_lightning.results import Mean, Result
 from vae_lightning.training.code_usage import CodeUsage
-from vae_lightning.training.fsdp import full_weights
+from vae_lightning.training.strategies import full_weights
 
 
 class EvaluationModule(pl.LightningModule):

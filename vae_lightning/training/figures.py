@@ -14,8 +14,8 @@ from vae_lightning.batch import Batch
 from vae_lightning.errors import writing
 from vae_lightning.figures.base import Figure
 from vae_lightning.models.inference import GenerativeModel
-from vae_lightning.training.fsdp import full_weights
 from vae_lightning.training.module import LitVAE
+from vae_lightning.training.strategies import full_weights
 
 
 class FigureCallback(pl.Callback):

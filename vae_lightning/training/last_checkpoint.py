@@ -179,8 +179,6 @@ class LastCheckpoint(Checkpoint):
         self.due = False
         if self.stops:
             received = next(s for s in signal.Signals if _any(trainer, LISTENER.received == s))
-            if received == REQUEUE and trainer.is_global_zero:
-                slurm.requeue()
             raise Interrupted(received, self.path)
 
 

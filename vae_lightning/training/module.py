@@ -10,7 +10,6 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -22,7 +21,7 @@ from vae_lightning.models.image_model import ImageModel
 from vae_lightning.randomness import Noise
 from vae_lightning.schedules import Scheduled
 from vae_lightning.settings import Configurable
-from vae_lightning.training import compat, epoch_end, fsdp, multi_step, optimizers
+from vae_lightning.training import compat, epoch_end, multi_step, optimizers, strategies
 from vae_lightning.training.code_usage import CodeUsage
 from vae_lightning.training.evaluation import EvaluationModule
 from vae_lightning.training.metrics_log import MetricsLog
@@ -114,16 +113,7 @@ class LitVAE(EvaluationModule):
 
     def setup(self, stage: str) -> None:
         """Initialize the model from the data, choose the steps per call, compile the networks."""
-        strategy = self.trainer.strategy
-        if isinstance(strategy, ModelParallelStrategy):
-            raise ValueError("ModelParallelStrategy is not supported: use --trainer.strategy fsdp")
-        if isinstance(strategy, FSDPStrategy):
-            if self.model.critic is not None:
-                raise ValueError(
-                    f"{type(self.model).__name__} has a critic, whose weights cannot be sharded: "
-                    "use --trainer.strategy ddp"
-                )
-            fsdp.ignore_parameters(strategy, self.model.unsharded_parameters())
+        strategies.prepare(self.trainer.strategy, self.model)
         if stage == "fit":
             if self.trainer.global_step == 0:
                 self.step = 0  # that of a checkpoint is restored later

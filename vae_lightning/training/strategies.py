@@ -1,21 +1,49 @@
-"""Fully sharded data parallelism: unsharded parameters, and full weights outside of steps."""
+"""What strategies of several processes need of a model."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import lightning.pytorch as pl
-from lightning.pytorch.strategies import FSDPStrategy
-from torch import nn
+from lightning.pytorch.strategies import (
+    DDPStrategy,
+    FSDPStrategy,
+    ModelParallelStrategy,
+    Strategy,
+)
+from torch import Tensor, nn
 
 from vae_lightning.distributed import mean
+from vae_lightning.models.image_model import ImageModel
 
 
-def ignore_parameters(strategy: FSDPStrategy, parameters: Iterable[nn.Parameter]) -> None:
-    """Exclude parameters from sharding: every process holds and updates all of them.
+def prepare(strategy: Strategy, model: ImageModel) -> None:
+    """Prepare a model for the strategy that is about to wrap it.
 
     Args:
-        strategy: The strategy, before it has set up its model.
-        parameters: The parameters; their gradients are averaged over all processes.
+        strategy: The strategy of the trainer.
+        model: The model.
+
+    Raises:
+        ValueError: If the strategy cannot train the model.
+    """
+    if isinstance(strategy, ModelParallelStrategy):
+        raise ValueError("ModelParallelStrategy is not supported: use --trainer.strategy fsdp")
+    if isinstance(strategy, FSDPStrategy):
+        if model.critic is not None:
+            raise ValueError(
+                f"{type(model).__name__} has a critic, whose weights cannot be sharded: "
+                "use --trainer.strategy ddp"
+            )
+        _exclude_from_sharding(strategy, model.unsharded_parameters())
+    if isinstance(strategy, DDPStrategy):
+        _keep_strides_of_gradients(model)
+
+
+def _exclude_from_sharding(strategy: FSDPStrategy, parameters: Iterable[nn.Parameter]) -> None:
+    """Exclude parameters from sharding: every process holds and updates all of them.
+
+    Their gradients are averaged over all processes.
     """
     parameters = list(parameters)
     for parameter in parameters:
@@ -26,6 +54,21 @@ def ignore_parameters(strategy: FSDPStrategy, parameters: Iterable[nn.Parameter]
     if parameters:
         given = strategy.kwargs.get("ignored_states", ())
         strategy.kwargs["ignored_states"] = [*given, *parameters]
+
+
+def _keep_strides_of_gradients(model: nn.Module) -> None:
+    """Let gradients have the strides of their parameters, as the buckets of DDP do.
+
+    The strides of dimensions of size 1, as in the first convolution of gray images, have no
+    meaning, and differ if the images are in channels-last memory format. DDP warns about them.
+    """
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.ndim > 1 and 1 in parameter.shape:
+            parameter.register_hook(partial(_with_default_strides, parameter.shape))
+
+
+def _with_default_strides(shape: tuple[int, ...], grad: Tensor) -> Tensor:
+    return grad.reshape(-1).view(shape)
 
 
 @contextmanager
