@@ -629,16 +629,17 @@ def test_a_signal_to_one_of_two_processes_stops_both(folder):
     assert torch.load(last(stopped), weights_only=True)["optimizer_states"]
 
 
-def test_the_template_of_a_job(job, folder):
+@pytest.mark.parametrize("name", ["slurm", "one_gpu"])
+def test_the_template_of_a_job(job, folder, name):
     """As `sbatch` runs it, with one task."""
-    for name, text in {
+    for program, text in {
         "srun": 'shift; exec "$@"',
         "vae": f'exec {sys.executable} -m vae_lightning "$@"',
     }.items():
-        tool = folder / "bin" / name
+        tool = folder / "bin" / program
         tool.write_text(f"#!/bin/sh\n{text}\n")
         tool.chmod(0o755)
-    template = Path(__file__).parents[2] / "configs" / "cluster" / "slurm.sbatch"
+    template = Path(__file__).parents[2] / "configs" / "cluster" / f"{name}.sbatch"
     names = {"SLURM_CPUS_PER_TASK": "1", "SLURM_NTASKS_PER_NODE": "1", "SLURM_RESTART_COUNT": "0"}
     command = ["bash", str(template), *TINY, *CONV, "--trainer.max_epochs=1"]
     done = subprocess.run(command, env={**os.environ, **names}, capture_output=True, text=True)
