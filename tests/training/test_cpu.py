@@ -4,6 +4,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from vae_lightning.training import cpu
 
 PROGRAM = """
 import resource, torch
@@ -42,3 +45,15 @@ def test_freed_memory_is_used_again():
 def test_who_has_chosen_how_memory_is_kept_is_left_alone(variable, value):
     kept, _ = pages(**{variable: value})
     assert not kept
+
+
+def test_a_busy_machine_is_noticed(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(os, "getloadavg", lambda: (6.5, 0.0, 0.0))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    assert cpu.load_of_others() == 6.5
+    monkeypatch.setattr(os, "getloadavg", lambda: (3.5, 9.0, 9.0))
+    assert cpu.load_of_others() is None
+    monkeypatch.setattr(os, "getloadavg", lambda: (6.5, 0.0, 0.0))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert cpu.load_of_others() is None
