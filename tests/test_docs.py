@@ -1,9 +1,11 @@
 """The Python examples of the documentation run, and the reference covers every package."""
 
+import importlib.util
 import pkgutil
 import re
 from pathlib import Path
 
+import lightning.pytorch as pl
 import pytest
 import torch
 
@@ -25,14 +27,27 @@ def run_examples(page: Path) -> dict:
     return namespace
 
 
-@pytest.mark.parametrize("name", ["index.md", "concepts.md", "api/index.md"])
-def test_examples_run(name):
+@pytest.mark.parametrize(
+    "name", ["index.md", "concepts.md", "api/index.md", "guides/own-network.md"]
+)
+def test_examples_run(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     assert any(isinstance(value, BaseVAE | LitVAE) for value in run_examples(PAGES / name).values())
+
+
+def test_every_page_with_examples_is_run():
+    pages = {str(path.relative_to(PAGES)) for path in PAGES.rglob("*.md")}
+    with_python = {name for name in pages if "```python" in (PAGES / name).read_text()}
+    by_commands = {"guides/own-metric.md"}  # as a file, see test_docs_commands.py
+    assert with_python - by_commands == {
+        *("index.md", "concepts.md", "api/index.md", "guides/own-network.md"),
+        "guides/own-model.md",
+    }
 
 
 @pytest.fixture(scope="module")
 def variants():
-    return run_examples(PAGES / "adding-a-variant.md")
+    return run_examples(PAGES / "guides" / "own-model.md")
 
 
 SMALL = {"image_shape": (1, 8, 8), "latent_dim": 3}
@@ -99,9 +114,42 @@ def test_critic_and_encoder_do_not_reach_each_other(variants, batch):
     assert not any(gradients(model.critic_objective(terms), of_encoder))
 
 
+@pytest.mark.parametrize("name", ["FreeBitsVAE", "CovarianceVAE", "CriticVAE", "LaplacePosterior"])
+def test_the_variants_train(variants, blobs, tmp_path, name):
+    shape = {**SMALL, "num_classes": 4}
+    if name.startswith("Laplace"):
+        model = VAE(**shape, prior=variants["LaplacePrior"], posterior=variants[name])
+    else:
+        model = variants[name](**shape)
+    trainer = pl.Trainer(
+        default_root_dir=tmp_path,
+        accelerator="cpu",
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    before = [parameter.clone() for parameter in model.parameters()]
+    trainer.fit(LitVAE(model), datamodule=blobs(binarization="threshold"))
+    assert all(not old.equal(new) for old, new in zip(before, model.parameters(), strict=True))
+
+
 def test_the_reference_covers_every_package():
     documented = "\n".join(path.read_text("utf-8") for path in (PAGES / "api").glob("*.md"))
     modules = {module.name for module in pkgutil.iter_modules(vae_lightning.__path__)}
     # What is typed, not imported, is in the README; the errors are named where they are raised.
     for name in modules - {"cli", "__main__", "errors", "files"}:
         assert f"::: vae_lightning.{name}\n" in documented
+
+
+def test_every_configuration_has_a_card():
+    spec = importlib.util.spec_from_file_location("cards", PAGES.parent / "configurations.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for path in (PAGES.parents[1] / "configs").glob("*.yaml"):
+        text = module.card(path)
+        assert f"## {path.stem}\n" in text
+        assert "$ vae fit" in text
+        assert "`" in text.split("| model | ")[1]
+        assert re.search(r"\| training \| .*batches of \d+", text)

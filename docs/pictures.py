@@ -1,0 +1,81 @@
+"""Make the pictures of the documentation from bundled configurations.
+
+    python docs/pictures.py --runs runs/pictures
+
+trains with ``vae fit`` what is not in the folder of runs yet (an hour on two cores), and writes the
+files in docs/pages/pictures. Three pictures come from elsewhere: explorer.png is the page of
+``vae explore`` in a browser, samples_side_by_side.png is written by ``vae compare``, and
+beta_and_disentanglement.png by tests/benchmarks/disentanglement.py.
+"""
+
+import argparse
+import subprocess
+from pathlib import Path
+
+from PIL import Image
+
+PICTURES = Path(__file__).parent / "pages" / "pictures"
+EVERY_EPOCH = [
+    *("--figures.manifold.every_n_epochs", "1"),
+    *("--figures.latents.every_n_epochs", "1"),
+]
+RUNS = {
+    "vae_2d": ["--config", "vae_2d"],
+    "cvae": ["--config", "cvae"],
+    "vq_vae": ["--config", "vq_vae"],
+    "training": ["--config", "vae_2d", "--data", "Digits", *EVERY_EPOCH],
+}
+LAST = {
+    "vae_2d_manifold.png": ("vae_2d", "manifold"),
+    "vae_2d_latents.png": ("vae_2d", "latents"),
+    "cvae_classes.png": ("cvae", "classes"),
+    "vq_vae_code_maps.png": ("vq_vae", "code_maps"),
+}
+"""The last figure of a run, by the name of the picture."""
+
+
+def train(folder: Path, name: str) -> Path:
+    """Train a run unless it is there, and return its folder."""
+    run = folder / name / "version_0"
+    if not (run / "figures" / "losses.png").exists():
+        command = ["vae", "fit", *RUNS[name], "--output_dir", str(folder), "--name", name]
+        subprocess.run(command, check=True)
+    return run
+
+
+def frames(run: Path, figure: str, height: int) -> list[Image.Image]:
+    """Return the figures of a run over the epochs, with one height."""
+    found = []
+    for path in sorted((run / "figures" / figure).glob("*.png")):
+        image = Image.open(path).convert("RGB")
+        width = round(image.width * height / image.height)
+        found.append(image.resize((width, height), Image.Resampling.LANCZOS))
+    return found
+
+
+def animate(run: Path, path: Path, height: int = 330) -> None:
+    """Write an animation of the latents and of the decoded plane, side by side."""
+    pairs = zip(frames(run, "latents", height), frames(run, "manifold", height), strict=True)
+    joined = []
+    for left, right in pairs:
+        frame = Image.new("RGB", (left.width + right.width, height), "white")
+        frame.paste(left, (0, 0))
+        frame.paste(right, (left.width, 0))
+        joined.append(frame.quantize(48, dither=Image.Dither.NONE))
+    durations = [350] * (len(joined) - 1) + [2500]
+    joined[0].save(path, save_all=True, append_images=joined[1:], duration=durations, loop=0)
+
+
+def main() -> None:
+    """Train, copy and animate."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=Path, required=True, help="folder of the runs")
+    runs = parser.parse_args().runs
+    for name, (run, figure) in LAST.items():
+        *_, last = sorted((train(runs, run) / "figures" / figure).glob("*.png"))
+        Image.open(last).save(PICTURES / name, optimize=True)
+    animate(train(runs, "training"), PICTURES / "training.gif")
+
+
+if __name__ == "__main__":
+    main()
