@@ -9,7 +9,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _FUNCTIONS = {"load": "vae_lightning.models.loading", "LitVAE": "vae_lightning.training.module"}
 _PACKAGES = "vae_lightning.models", "vae_lightning.distributions", "vae_lightning.data"
