@@ -5,9 +5,10 @@ import sys
 from collections.abc import Sequence
 
 from vae_lightning import __version__
-from vae_lightning.cli import exit_codes, option_list, short_help
+from vae_lightning.cli import exit_codes, option_list, own_modules, short_help
 from vae_lightning.cli.commands import COMMANDS, EXPLORE
 from vae_lightning.cli.terminal import says, write_plainly
+from vae_lightning.errors import UserError, fail
 from vae_lightning.training import slurm
 from vae_lightning.training.signals import LISTENER, REQUEUE
 
@@ -29,6 +30,8 @@ options:
   -h, --help     show this text; `vae COMMAND --help` shows the options of a command,
                  `vae fit --model.help BetaVAE` those of a model
   --version      show the version
+  --import NAME  import a module of yours, such as my_models.py in this folder, before a command
+                 that reads a checkpoint with classes from it
 
 Set the environment variable VAE_TRACEBACK=1 to see where an error came from.
 """
@@ -44,7 +47,11 @@ def main(args: Sequence[str] | None = None) -> None:
         SystemExit: With one of the codes of `vae_lightning.cli.exit_codes`.
     """
     write_plainly()
+    if args is None:
+        own_modules.find_in_working_folder()
     args = list(sys.argv[1:] if args is None else args)
+    if args[:1] != ["sweep"]:  # whose trainings get all of its arguments
+        args, modules = own_modules.split(args)
     if not args:
         print(HELP, file=sys.stderr)
         raise SystemExit(exit_codes.WRONG_USAGE)
@@ -67,6 +74,7 @@ def main(args: Sequence[str] | None = None) -> None:
             with says("loading torch ..."):  # which takes two seconds
                 from vae_lightning.cli.explore.main import run as explore
 
+            _import(modules)
             explore(args[0], args[1:])
         except KeyboardInterrupt:
             print("\nvae: interrupted", file=sys.stderr)
@@ -78,6 +86,7 @@ def main(args: Sequence[str] | None = None) -> None:
             with says("loading torch and Lightning ..."):  # which takes five seconds
                 from vae_lightning.cli.main import run
 
+            _import(modules)
             run(args)
         except KeyboardInterrupt:
             print("\nvae: interrupted", file=sys.stderr)
@@ -87,6 +96,18 @@ def main(args: Sequence[str] | None = None) -> None:
         hint = f"did you mean 'vae {near[0]}'?" if near else f"use one of {', '.join(COMMANDS)}"
         print(f"vae: error: no command '{args[0]}'; {hint}", file=sys.stderr)
         raise SystemExit(exit_codes.WRONG_USAGE)
+
+
+def _import(modules: Sequence[str]) -> None:
+    """Import what ``--import`` names.
+
+    Raises:
+        SystemExit: If it cannot be imported.
+    """
+    try:
+        own_modules.load(modules)
+    except UserError as error:
+        fail(str(error), exit_codes.WRONG_USAGE)
 
 
 if __name__ == "__main__":

@@ -1114,6 +1114,6 @@ def test_classes_of_ones_own_are_used_where_they_are_named(folder, monkeypatch, 
     assert type(vae_lightning.load(ckpt)).__name__ == "MyVAE"  # it is imported
     monkeypatch.delitem(sys.modules, "my_own")
     code, message = refused(["test", "--ckpt_path", ckpt], folder, capsys)
-    assert (code, "name it as an option" in message) == (1, True)
+    assert (code, "add --import MODULE" in message) == (1, True)
     main(["test", "--ckpt_path", ckpt, *own, *QUIET])
     assert (folder / "runs/own/version_0/test/metrics.json").is_file()

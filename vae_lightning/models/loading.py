@@ -157,9 +157,8 @@ def imported_class(path: str | Path, name: object, bases: tuple[type, ...]) -> A
         return cls
     kind = bases[0].__name__ if len(bases) == 1 else "class that is"
     raise UserError(
-        f"{path} names {name!r}, which is no {kind} known here: if it is a class of your own, name "
-        "it as an option, or give the run's config.yaml as --config, or import it before; "
-        "otherwise do not trust the file"
+        f"{path} names {name!r}, which is no {kind} known here: if it is a class of your own, add "
+        "--import MODULE, or import it before; otherwise do not trust the file"
     )
 
 
