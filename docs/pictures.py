@@ -53,16 +53,21 @@ def frames(run: Path, figure: str, height: int) -> list[Image.Image]:
     return found
 
 
-def animate(run: Path, path: Path, height: int = 330) -> None:
-    """Write an animation of the latents and of the decoded plane, side by side."""
-    pairs = zip(frames(run, "latents", height), frames(run, "manifold", height), strict=True)
+def animate(run: Path, path: Path, height: int = 350) -> None:
+    """Write an animation of the latents and of the decoded plane, side by side.
+
+    The first epochs change most, so fewer and fewer of the later ones are shown.
+    """
+    pairs = [*zip(frames(run, "latents", height), frames(run, "manifold", height), strict=True)]
+    shown = [i for i in (0, 1, 2, 4, 7) if i < len(pairs) - 1] + [len(pairs) - 1]
     joined = []
-    for left, right in pairs:
+    for left, right in (pairs[i] for i in shown):
         frame = Image.new("RGB", (left.width + right.width, height), "white")
         frame.paste(left, (0, 0))
         frame.paste(right, (left.width, 0))
-        joined.append(frame.quantize(48, dither=Image.Dither.NONE))
-    durations = [350] * (len(joined) - 1) + [2500]
+        colors = Image.Quantize.MAXCOVERAGE
+        joined.append(frame.quantize(64, colors, dither=Image.Dither.NONE))
+    durations = [700] * (len(joined) - 1) + [2500]
     joined[0].save(path, save_all=True, append_images=joined[1:], duration=durations, loop=0)
 
 
