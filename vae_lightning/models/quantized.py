@@ -108,11 +108,12 @@ class QuantizedModel(DiscreteModel, BaseVAE, ABC):
 
     def objective(self, terms: VQTerms) -> Tensor:
         """Return reconstruction + codebook + commitment_weight commitment + regularizer, (B,)."""
-        commitment = terms.commitment
-        weighted = None if commitment is None else self.commitment_weight * commitment
-        loss = total_of([terms.reconstruction, terms.codebook, weighted, terms.regularizer])
-        assert loss is not None
-        return loss
+        loss = terms.reconstruction
+        if terms.codebook is not None:
+            loss = loss + terms.codebook
+        if terms.commitment is not None:
+            loss = loss + self.commitment_weight * terms.commitment
+        return loss if terms.regularizer is None else loss + terms.regularizer
 
     def unsharded_parameters(self) -> list[nn.Parameter]:
         """All of the quantizers: they change codes in place, which shards would forget."""
