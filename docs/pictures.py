@@ -23,7 +23,15 @@ RUNS = {
     "vae_2d": ["--config", "vae_2d"],
     "cvae": ["--config", "cvae"],
     "vq_vae": ["--config", "vq_vae"],
-    "training": ["--config", "vae_2d", "--data", "Digits", *EVERY_EPOCH],
+    "training": [
+        "--config",
+        "vae_2d",
+        "--data",
+        "Digits",
+        "--trainer.max_epochs",
+        "12",
+        *EVERY_EPOCH,
+    ],
 }
 LAST = {
     "vae_2d_manifold.png": ("vae_2d", "manifold"),
