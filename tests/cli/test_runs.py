@@ -311,7 +311,8 @@ def test_the_next_command_is_quoted_and_names_the_best_of_the_run(folder, capsys
 def test_commands_for_runs_with_classes_of_ones_own_name_them(folder, capsys):
     main(["fit", *TINY, "--trainer.callbacks+=test_runs.Stops"])
     line = capsys.readouterr().out.splitlines()[-1]
-    assert line.endswith("best.ckpt --config runs/vae/version_0/config.yaml")
+    best = "runs/vae/version_0/checkpoints/best.ckpt"
+    assert line.endswith(f"vae test --import test_runs --ckpt_path {best}")
     main([*shlex.split(line)[2:], *QUICK])
 
 

@@ -146,8 +146,8 @@ def test_ctrl_c_saves_too(folder, capsys):
     assert code == 130
     assert message == (
         "stopped by SIGINT in epoch 1; to continue: "
-        "vae fit --ckpt_path runs/vae/version_0/checkpoints/last.ckpt "
-        "--config runs/vae/version_0/config.yaml"  # for the class that sends the signal
+        "vae fit --import test_resume "  # for the class that sends the signal
+        "--ckpt_path runs/vae/version_0/checkpoints/last.ckpt"
     )
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
@@ -483,7 +483,7 @@ def test_from_python_a_stop_is_over_when_it_is(blobs, tmp_path):
 def test_the_command_that_goes_on_names_classes_of_ones_own(folder, capsys):
     _, message = ends(["fit", *TINY, *CONV, *at(3)], capsys)
     command = message.partition("; to continue: ")[2]
-    assert command.endswith(" --config runs/vae/version_0/config.yaml")
+    assert command.startswith("vae fit --import test_resume --ckpt_path ")
     done = subprocess.run(
         [sys.executable, "-m", "vae_lightning", *shlex.split(command)[1:]],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},

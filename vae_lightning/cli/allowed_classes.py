@@ -120,16 +120,21 @@ def check_callables(config: Any) -> None:
             check_callables(item)
 
 
-def names_foreign_classes(config: str) -> bool:
-    """Return whether a configuration names classes that are not from this project or its libraries.
+def foreign_modules(config: str) -> list[str]:
+    """Return the modules of classes that are not from this project or its libraries.
 
-    They have to be named again when the run is continued.
+    They have to be imported again when a checkpoint of the run is used.
 
     Args:
         config: Text of a YAML file.
+
+    Example:
+        >>> foreign_modules("{model: {class_path: my_models.MyVAE}}")
+        ['my_models']
     """
-    packages = set(re.findall(r"class_path: *['\"]?(\w+)", config))
-    return not packages <= {"vae_lightning", "lightning", "torch"}
+    modules = re.findall(r"class_path: *['\"]?([\w.]+)\.\w+", config)
+    known = {"vae_lightning", "lightning", "torch"}
+    return sorted({module for module in modules if module.partition(".")[0] not in known})
 
 
 def import_paths_in(texts: Iterable[str]) -> set[str]:

@@ -187,13 +187,12 @@ class TrainingRun:
 
     def _command(self, name: str, ckpt_path: Path) -> str:
         """Return a command for a checkpoint of the run, quoted for a shell."""
-        words = ["vae", name, "--ckpt_path", short(ckpt_path)]
+        words = ["vae", name]
         config = self.folder.path / "config.yaml"
-        if config.is_file() and allowed_classes.names_foreign_classes(
-            config.read_text(encoding="utf-8")
-        ):
-            words += ["--config", short(config)]
-        return shlex.join(words)
+        if config.is_file():
+            for module in allowed_classes.foreign_modules(config.read_text(encoding="utf-8")):
+                words += ["--import", module]
+        return shlex.join([*words, "--ckpt_path", short(ckpt_path)])
 
     def _best(self) -> Path | None:
         """Return the best checkpoint, or the last one if nothing says what is better."""
