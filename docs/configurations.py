@@ -1,6 +1,7 @@
 """Hook of MkDocs that writes a card for each bundled configuration into configurations.md."""
 
 import ast
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ def _batch_size(content: dict[str, Any]) -> int:
     return chosen or _default_batch_size()
 
 
+@cache
 def _default_batch_size() -> int:
     """Return the default of the data modules, without importing them and torch."""
     tree = ast.parse((ROOT / "vae_lightning" / "data" / "base.py").read_text(encoding="utf-8"))

@@ -1,6 +1,6 @@
 """The notebooks run from top to bottom, with what they assert, and hold the outputs of a run."""
 
-import importlib.util
+import runpy
 from pathlib import Path
 
 import nbformat
@@ -13,10 +13,7 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 @pytest.fixture(scope="module")
 def execute():
     """The script that stores outputs."""
-    spec = importlib.util.spec_from_file_location("execute", FOLDER / "execute.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.execute
+    return runpy.run_path(str(FOLDER / "execute.py"))["execute"]
 
 
 def pictures(notebook):

@@ -33,9 +33,9 @@ class LastCheckpoint(Checkpoint):
     is later than ``on_train_epoch_end``, after which Lightning still logs the means of the epoch
     and steps the schedulers that follow a metric. Inside an epoch, it is written after a time or a
     number of steps, and on a signal: SIGINT (Ctrl-C) and SIGTERM end the training with
-    `Interrupted`, and SIGUSR1 in a SLURM job also requeues the job. Several processes agree at the
-    end of each batch, so that a signal that reaches only one of them, or all at different batches,
-    ends them at the same batch.
+    `Interrupted`, and so does SIGUSR1 in a SLURM job, which ``vae fit`` then requeues. Several
+    processes agree at the end of each batch, so that a signal that reaches only one of them, or all
+    at different batches, ends them at the same batch.
 
     Args:
         every_n_epochs: Epochs from one ``last.ckpt`` to the next. One is written at the end of a
