@@ -231,7 +231,7 @@ def _wrong_value(match: Match, complaint: Complaint) -> str:
     expected = [nested.groups()] if nested and is_nested else re.findall(a_type, complaint.message)
     names = list(dict.fromkeys((a or b).partition(", but got")[0].strip() for a, b in expected))
     wanted = " or ".join(name for name in names if name != "NoneType") or "another value"
-    inner = re.search(r"Got value: (.+?)(?:\. Got value|\n|$)", complaint.message)
+    inner = re.search(r"(?:Got|Given) value: (.+?)(?:\. Got value|\n|$)", complaint.message)
     value = (inner or match)[1].strip()
     wanted = wanted.replace("collections.abc.Sequence", "a list such as [1, 2]")
     wanted = re.sub(r"Literal\[([^]]+)\]", r"\1", wanted)
@@ -281,7 +281,7 @@ _RULES: dict[str, Rule] = {
     ),
     r"Can't instantiate abstract class (\w+)": _abstract_class,
     r"the following arguments are required: ([^\n]+?)"
-    r"(?:\. Got value: Namespace\(class_path='([\w.]+)'.*)?(?:\n|$)": _missing,
+    r"(?:\. (?:Got|Given) value: Namespace\(class_path='([\w.]+)'.*)?(?:\n|$)": _missing,
     r"Expected '([\w.]+)' to be a subclass of": _refused_class,
     r"Import path (?:([\w.]+) )?does not correspond to a subclass of": _refused_class,
     r"Expected a dot import path string: (\S+)": _unknown_class,
@@ -297,6 +297,6 @@ _RULES: dict[str, Rule] = {
         "WandbLogger needs an account: run `wandb login`, or set WANDB_MODE=offline"
     ),
     r"Given value: ([^\n]*)": _wrong_value,
-    r"Got value: ([^\n]*)": _wrong_value,
+    r"(?:Got|Given) value: ([^\n]*)": _wrong_value,
 }
 """What to say, by a pattern in the message; the first one that matches counts."""

@@ -52,7 +52,7 @@ class VQVAE2(QuantizedModel):
         self.decoder = decoder(self.params_shape, 2 * embedding_dim, features)
         self.check_networks(features=(hidden, 0, 0), latent=(2 * embedding_dim, 0, 0))
         _, height, width = self._bottom_shape()
-        if min(height, width) < 2:
+        if min(height, width) < 2 and (height > 1 or self.image_shape[1] > 1 or width < 2):
             raise ValueError(
                 f"the map of {type(self.encoder).__name__} is {height}x{width}, too small for a "
                 "coarser one above: use larger images or fewer downsamplings"

@@ -1,5 +1,6 @@
 """Base classes of encoders and decoders, and functions that they share."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -8,6 +9,10 @@ from torch import Tensor, nn
 
 ImageShape = tuple[int, int, int]
 """Channels, height, width."""
+
+_FEWEST_LEVELS = 2
+_LARGEST_MAP = 64
+"""Limits of `levels_for`: the fewest levels, and the most positions of the smallest map."""
 
 
 class Encoder(nn.Module, ABC):
@@ -108,6 +113,26 @@ def concatenate(x: Tensor, condition: Tensor | None) -> Tensor:
     if x.ndim == 4:
         condition = condition[:, :, None, None].expand(-1, -1, *x.shape[2:])
     return torch.cat([x, condition], dim=1)
+
+
+def levels_for(height: int, width: int) -> int:
+    """Return how often a convolutional network halves an image before a linear layer.
+
+    The map at the end has at most 64 positions, 8x8 for a square image, so that the linear layer
+    does not grow with the image. Signals (height 1) end with up to 64 positions, too: the layer has
+    the same size, and the network is less deep than one that goes on to 8. Images up to 32x32 are
+    halved twice.
+
+    Example:
+        >>> [levels_for(size, size) for size in (8, 28, 32, 64, 128, 256)]
+        [2, 2, 2, 3, 4, 5]
+        >>> levels_for(1, 10_000)
+        8
+    """
+    levels = _FEWEST_LEVELS
+    while math.prod(halved_sizes(height, width, levels)[-1]) > _LARGEST_MAP:
+        levels += 1
+    return levels
 
 
 def halved_sizes(height: int, width: int, times: int) -> list[tuple[int, int]]:

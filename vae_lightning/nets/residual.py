@@ -8,7 +8,7 @@ References:
 from torch import Tensor, nn
 
 from vae_lightning.nets.base import Decoder, Encoder, ImageShape, concatenate, positive
-from vae_lightning.nets.layers import UpConv, channels_last
+from vae_lightning.nets.layers import UpConv, channels_last, convolution
 
 
 class ResidualBlock(nn.Module):
@@ -17,13 +17,14 @@ class ResidualBlock(nn.Module):
     Args:
         channels: Input and output channels.
         hidden: Channels between the convolutions.
+        is_signal: Whether maps are signals, with a height of 1; see `convolution`.
     """
 
-    def __init__(self, channels: int, hidden: int) -> None:
+    def __init__(self, channels: int, hidden: int, is_signal: bool = False) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             nn.ReLU(),
-            nn.Conv2d(channels, hidden, kernel_size=3, padding=1),
+            convolution(channels, hidden, 3, is_signal=is_signal),
             nn.ReLU(inplace=True),
             nn.Conv2d(hidden, channels, kernel_size=1),
         )
@@ -35,6 +36,8 @@ class ResidualBlock(nn.Module):
 
 class ResidualEncoder(Encoder):
     """Residual encoder: stride-2 convolutions (kernel 4), residual blocks and a 1x1 convolution.
+
+    For images of height 1 (signals), the convolutions are one-dimensional.
 
     Args:
         image_shape: See `Encoder`.
@@ -63,27 +66,31 @@ class ResidualEncoder(Encoder):
         )
         positive(self, hidden=hidden // 2, blocks=blocks)
         channels = image_shape[0] + cond_features
+        is_signal = image_shape[1] == 1
         layers: list[nn.Module] = []
         for _ in range(downsamplings):
-            convolution = nn.Conv2d(channels, hidden, kernel_size=4, stride=2, padding=1)
-            layers += [convolution, nn.ReLU(inplace=True)]
+            layers += [convolution(channels, hidden, 4, 2, is_signal), nn.ReLU(inplace=True)]
             channels = hidden
-        layers += [nn.Conv2d(hidden, hidden, kernel_size=3, padding=1)]
-        layers += [ResidualBlock(hidden, hidden // 2) for _ in range(blocks)]
+        layers += [convolution(hidden, hidden, 3, is_signal=is_signal)]
+        layers += [ResidualBlock(hidden, hidden // 2, is_signal) for _ in range(blocks)]
         layers += [nn.ReLU(inplace=True), nn.Conv2d(hidden, out_features, kernel_size=1)]
         self.layers = nn.Sequential(*layers)
-        self.multiple = 2**downsamplings
+        self.multiples = 1 if is_signal else 2**downsamplings, 2**downsamplings
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """See `Encoder.forward`; returns (B, out_features, h, w)."""
         # A kernel of size 4 needs even sizes, so other images are zero-padded.
-        height, width = x.shape[2:]
-        x = nn.functional.pad(x, (0, -width % self.multiple, 0, -height % self.multiple))
+        bottom, right = (
+            -size % multiple for size, multiple in zip(x.shape[2:], self.multiples, strict=True)
+        )
+        x = nn.functional.pad(x, (0, right, 0, bottom))
         return self.layers(channels_last(concatenate(x, condition)))
 
 
 class ResidualDecoder(Decoder):
     """Residual decoder: a 3x3 convolution, residual blocks and stride-2 transposed convolutions.
+
+    For images of height 1 (signals), the convolutions are one-dimensional.
 
     Args:
         image_shape: See `Decoder`.
@@ -112,21 +119,22 @@ class ResidualDecoder(Decoder):
         )
         positive(self, hidden=hidden // 2, blocks=blocks)
         out_channels, self.height, self.width = image_shape
-        self.multiple = 2**downsamplings
+        is_signal = self.height == 1
+        self.multiples = 1 if is_signal else 2**downsamplings, 2**downsamplings
         layers: list[nn.Module] = [
-            nn.Conv2d(in_features + cond_features, hidden, kernel_size=3, padding=1)
+            convolution(in_features + cond_features, hidden, 3, is_signal=is_signal)
         ]
-        layers += [ResidualBlock(hidden, hidden // 2) for _ in range(blocks)]
+        layers += [ResidualBlock(hidden, hidden // 2, is_signal) for _ in range(blocks)]
         for i in range(downsamplings):
             after = out_channels if i == downsamplings - 1 else hidden
-            layers += [nn.ReLU(inplace=True), UpConv(hidden, after)]
+            layers += [nn.ReLU(inplace=True), UpConv(hidden, after, is_signal)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         """See `Decoder.forward`."""
         x = self.layers(channels_last(concatenate(z, condition)))
         rows, columns = x.shape[2] - self.height, x.shape[3] - self.width
-        if not (0 <= rows < self.multiple and 0 <= columns < self.multiple):
+        if not (0 <= rows < self.multiples[0] and 0 <= columns < self.multiples[1]):
             raise ValueError(
                 f"the decoder maps {tuple(z.shape[2:])} to {tuple(x.shape[2:])}, not to "
                 f"{(self.height, self.width)}; use the same downsamplings as for the encoder"
