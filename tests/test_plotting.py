@@ -64,6 +64,7 @@ def texts(figure: Figure) -> str:
 
 
 IMAGES = noise(7, 1, 8, 8)
+CURVES = noise(7, 2, 1, 50)
 DRAWINGS: dict[str, Callable[[], Figure]] = {
     "image_grid": lambda: plotting.image_grid(IMAGES, title="Samples"),
     "reconstructions": lambda: plotting.reconstructions(IMAGES, 1 - IMAGES, title="Test set"),
@@ -88,6 +89,11 @@ DRAWINGS: dict[str, Callable[[], Figure]] = {
         {"top": torch.arange(7).reshape(7, 1, 1), "bottom": torch.arange(28).reshape(7, 2, 2)},
         {"top": noise(7, 3), "bottom": noise(28, 3)},
         title="Maps",
+    ),
+    "image_grid of bars": lambda: plotting.image_grid(noise(7, 1, 1, 9), title="Rows"),
+    "image_grid of dots": lambda: plotting.image_grid(noise(7, 2, 1, 9), title="Signals"),
+    "reconstructions of signals": lambda: plotting.reconstructions(
+        CURVES, 1 - CURVES, title="Test set"
     ),
     "code_gallery": lambda: plotting.code_gallery(
         IMAGES, IMAGES, torch.arange(7, 0, -1), title="Codes"
@@ -522,7 +528,7 @@ POINTS = torch.zeros(3, 2)
 MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
     "no batch": (lambda: plotting.image_grid(OK[0]), r"shape \(1, 4, 4\)"),
     "no images": (lambda: plotting.image_grid(OK[:0]), "at least one image"),
-    "channels": (lambda: plotting.image_grid(torch.zeros(2, 4, 4, 3)), "4 channels"),
+    "channels": (lambda: plotting.image_grid(torch.zeros(2, 28, 28, 3)), "28 channels"),
     "bytes": (lambda: plotting.image_grid(OK.byte()), "uint8"),
     "array": (lambda: plotting.image_grid(OK.numpy()), "ndarray"),  # type: ignore[arg-type]
     "columns": (lambda: plotting.image_grid(OK, columns=0), "columns is 0"),

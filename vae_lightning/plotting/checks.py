@@ -23,14 +23,19 @@ def check_tensor(where: str, name: str, value: Tensor, layout: str) -> None:
 
 
 def check_images(where: str, name: str, images: Tensor, layout: str) -> Tensor:
-    """Check an image tensor and return it on the CPU as float32."""
+    """Check an image tensor and return it on the CPU as float32.
+
+    Any number of channels is accepted; see `to_rgb` for their colors.
+    """
     check_tensor(where, name, images, layout)
     shape = tuple(images.shape)
     if 0 in shape:
         raise ValueError(f"{where}: {name} has shape {shape}, pass at least one image and pixel.")
-    if shape[-3] not in (1, 3):
+    channels, height, width = shape[-3:]
+    if width in (1, 3) and min(channels, height) > 6:  # (..., H, W, 1) or (..., H, W, 3)
         raise ValueError(
-            f"{where}: {name} has {shape[-3]} channels in shape {shape}, pass 1 (gray) or 3 (RGB)."
+            f"{where}: {name} has {channels} channels and is {width} wide in shape {shape}, "
+            "pass channels first, as images.movedim(-1, -3) has them."
         )
     if not images.is_floating_point():
         raise ValueError(

@@ -14,6 +14,8 @@ from torch import Tensor
 from vae_lightning.plotting.checks import check_pair, check_tensor
 from vae_lightning.plotting.components import principal_components
 from vae_lightning.plotting.layout import Axis, new_figure_with_ticks
+from vae_lightning.plotting.scales import Scale
+from vae_lightning.plotting.signals import is_signal
 from vae_lightning.plotting.style import (
     CLASS_COLORS,
     FAINT,
@@ -26,8 +28,9 @@ from vae_lightning.plotting.style import (
     to_points,
 )
 from vae_lightning.plotting.text import nice_ticks, text_size
-from vae_lightning.plotting.tiles import Scale, draw_wrapped_rows
+from vae_lightning.plotting.tiles import draw_wrapped_rows
 
+_PAPER = np.rint(255 * np.array(to_rgb(FAINT))).astype(np.uint8)
 _WIDTH, _HEIGHT = 720, 340  # of the axes of `code_usage`, in pixels
 
 
@@ -186,6 +189,9 @@ def code_maps(
             one[:, down][:, :, across]
             for one, down, across in zip(colored, rows, columns, strict=True)
         ]
+        if is_signal(pairs):  # a strip in the middle, for nothing varies from top to bottom
+            for tile in tiles:
+                tile[:, : height // 3] = tile[:, height - height // 3 :] = _PAPER
         return np.stack([first, *tiles, last])
 
     shown = sum(len(np.unique(indices)) for indices in maps.values())

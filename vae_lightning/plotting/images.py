@@ -15,8 +15,10 @@ from vae_lightning.plotting.checks import (
     check_pair,
     check_values,
 )
-from vae_lightning.plotting.layout import Axis, new_figure, new_figure_with_ticks, show
-from vae_lightning.plotting.style import EDGE, GAP, MAX_HEIGHT, MAX_WIDTH, PAD, styled
+from vae_lightning.plotting.layout import Axis, new_figure_with_ticks, show
+from vae_lightning.plotting.scales import CurveScale, Scale, is_long
+from vae_lightning.plotting.signals import is_signal
+from vae_lightning.plotting.style import EDGE, MAX_HEIGHT, MAX_WIDTH, PAD, styled
 from vae_lightning.plotting.text import (
     class_labels,
     max_width,
@@ -26,19 +28,24 @@ from vae_lightning.plotting.text import (
 )
 from vae_lightning.plotting.tiles import (
     Mosaic,
-    Scale,
+    draw_grid,
     draw_labeled_rows,
     draw_wrapped_rows,
-    pad_with_white,
+    fit_grid,
 )
 
 
-def _grid_columns(count: int) -> int:
+def _grid_columns(images: Tensor) -> int:
     """Return a number of columns that makes a roughly square grid with few empty tiles."""
-    if count <= 8:
-        return count
-    root = math.ceil(math.sqrt(count))
-    return min(range(root, root * 3 // 2 + 1), key=lambda columns: (-count % columns, columns))
+    count = len(images)
+    if count > 8:
+        root = math.ceil(math.sqrt(count))
+        columns = min(
+            range(root, root * 3 // 2 + 1), key=lambda columns: (-count % columns, columns)
+        )
+    else:
+        columns = count
+    return max(min(count, 4), columns // 2) if is_long(images) else columns
 
 
 @styled
@@ -47,7 +54,8 @@ def image_grid(images: Tensor, *, columns: int | None = None, title: str = "") -
 
     Args:
         images: Images in [0, 1], (N, C, H, W).
-        columns: Images per row. By default the grid is roughly square.
+        columns: Images per row. By default the grid is roughly square, with fewer columns of long
+            signals.
         title: Title of the figure.
 
     Returns:
@@ -65,22 +73,18 @@ def image_grid(images: Tensor, *, columns: int | None = None, title: str = "") -
     images = check_images("image_grid", "images", images, "N C H W")
     if columns is not None and columns < 1:
         raise ValueError(f"image_grid: columns is {columns}, pass at least 1, or None to choose.")
-    count = len(images)
-    columns = _grid_columns(count) if columns is None else min(columns, count)
-    rows = math.ceil(count / columns)
-    scale = Scale.fit(images, rows, columns, MAX_WIDTH - 2 * EDGE, MAX_HEIGHT)
-    tiles = pad_with_white(scale.tiles(images), rows * columns)
-    mosaic = Mosaic.build(tiles.reshape(rows, columns, *tiles.shape[1:]), gap=GAP)
-    height, width = mosaic.pixels.shape[:2]
-    figure, axes = new_figure(width, height, title=title)
-    show(axes, mosaic.pixels)
-    axes.set_axis_off()
-    return figure
+    columns = min(columns or _grid_columns(images), len(images))
+    scale = fit_grid(images, columns)
+    return draw_grid(scale.tiles(images), columns, gap=scale.gap, title=title)
 
 
 @styled
 def reconstructions(originals: Tensor, reconstructed: Tensor, *, title: str = "") -> Figure:
     """Draw images above their reconstructions, in several pairs of rows if there are many.
+
+    Signals (H = 1) are drawn as a grid instead, each reconstruction in front of its original: a
+    blue curve in front of a gray one or, for few values, blue lines in front of gray bars.
+    Originals with several channels have pale colors.
 
     Args:
         originals: Images in [0, 1], (N, C, H, W).
@@ -101,6 +105,13 @@ def reconstructions(originals: Tensor, reconstructed: Tensor, *, title: str = ""
         ['original', 'reconstruction']
     """
     pairs = check_pair("reconstructions", originals, reconstructed)
+    if is_signal(pairs):
+        columns = _grid_columns(pairs[0])
+        scale = fit_grid(pairs[0], columns)
+        assert isinstance(scale, CurveScale)
+        shades = ("gray", "blue") if pairs.shape[2] == 1 else ("pale", "strong")
+        note = f"{shades[0]}: original, {shades[1]}: reconstruction"
+        return draw_grid(scale.overlaid(*pairs), columns, gap=scale.gap, title=title, note=note)
     labels = ["original", "reconstruction"]
     return draw_wrapped_rows(lambda scale: scale.tiles(pairs), pairs[0], labels, title=title)
 
@@ -148,7 +159,7 @@ def traversals(
     images = check_images(where, "images", images, "D S C H W")
     check_length(where, "row_labels", row_labels, images.shape[0], "row")
     numbers = check_values(where, values, images.shape[1], "column")
-    places = []
+    places, blank = [], 0
     if own:
         check_length(where, "own", own, images.shape[0], "row")
         columns = np.interp(own, numbers, np.arange(len(numbers)))
@@ -161,8 +172,9 @@ def traversals(
             first, names = torch.cat([encoded, first]), ["original", "decoded"]
         if len(first) > images.shape[1]:  # no room for both
             first, names = first[-1:], ["decoded"]
-        blank = torch.ones(images.shape[1] - len(first), *images.shape[2:])
-        images = torch.cat([torch.cat([first, blank])[None], images])
+        blank = images.shape[1] - len(first)
+        first = torch.cat([first, first[:1].expand(blank, -1, -1, -1)])
+        images = torch.cat([first[None], images])
         row_labels = [", ".join(names), *row_labels]
         places = [(row + 1, column) for row, column in places]
     return draw_labeled_rows(
@@ -172,6 +184,7 @@ def traversals(
         values=number_labels(numbers),
         x_label=x_label,
         marks=places,
+        blank=blank,
     )
 
 
@@ -248,7 +261,9 @@ def manifold(
     title: str = "",
     axis_labels: tuple[str, str] = ("$z_0$", "$z_1$"),
 ) -> Figure:
-    """Draw the images decoded from a grid in a two-dimensional latent space, without gaps.
+    """Draw the images decoded from a grid in a two-dimensional latent space.
+
+    There are no gaps between images, and narrow ones between signals (H = 1).
 
     Args:
         images: Images in [0, 1], (n, n, C, H, W). ``images[i, j]`` is decoded from ``values[j]`` of
@@ -282,9 +297,9 @@ def manifold(
     if any(after <= before for before, after in itertools.pairwise(numbers)):
         raise ValueError(f"{where}: values does not increase, pass it and the images sorted by it.")
 
-    scale = Scale.fit(images, count, count, MAX_WIDTH - 2 * EDGE - 60, MAX_HEIGHT)
+    scale = Scale.fit(images, count, count, MAX_WIDTH - 2 * EDGE - 80, MAX_HEIGHT)
     # Pictures are stored from the top, so the row of the smallest second latent comes last.
-    mosaic = Mosaic.build(scale.tiles(images.flip(0)), gap=0)
+    mosaic = Mosaic.build(scale.tiles(images.flip(0)), gap=scale.seam)
     ticks = _manifold_ticks(numbers, mosaic.column_centers)
     labels = number_labels(ticks)
     height, width = mosaic.pixels.shape[:2]

@@ -2,17 +2,17 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 from matplotlib import style
-from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float64]
 _P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 # A power of two makes pixels / DPI * DPI exact in floating point, so no figure loses a pixel.
 DPI = 128
@@ -75,11 +75,11 @@ def fonts() -> list[str]:
     return ["DejaVu Sans", *(name for name in _MORE_FONTS if name in installed)]
 
 
-def styled(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
+def styled(draw: Callable[_P, _R]) -> Callable[_P, _R]:
     """Decorate a function to draw with these settings, whatever the caller's settings are."""
 
     @functools.wraps(draw)
-    def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> Figure:
+    def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         with style.context(["default", {**_STYLE, "font.family": fonts()}]):
             return draw(*args, **kwargs)
 

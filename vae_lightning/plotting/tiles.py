@@ -10,66 +10,24 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
-from torch.nn import functional as F
 
 from vae_lightning.plotting.layout import new_figure, show
+from vae_lightning.plotting.scales import Scale
 from vae_lightning.plotting.style import (
     BLOCK_GAP,
     EDGE,
-    GAP,
     INK,
     MARK,
     MAX_HEIGHT,
     MAX_LABEL,
     MAX_TALL_HEIGHT,
-    MAX_TILE,
     MAX_WIDTH,
-    MISSING,
     PAD,
     TEXT,
     Pixels,
     to_points,
 )
 from vae_lightning.plotting.text import max_width, printable, text_size, wrap_labels
-
-
-@dataclass(frozen=True)
-class Scale:
-    """Integer factors between image pixels and figure pixels, of which at least one is 1."""
-
-    zoom: int = 1
-    shrink: int = 1
-
-    @classmethod
-    def fit(cls, images: Tensor, rows: int, columns: int, width: int, height: int) -> Scale:
-        """Return the largest scale at which rows x columns images fit into width x height."""
-        total_height, total_width = images.shape[-2] * rows, images.shape[-1] * columns
-        width, height = max(1, width - GAP * columns), max(1, height - GAP * rows)
-        zoom = min(width // total_width, height // total_height, MAX_TILE // max(images.shape[-2:]))
-        if zoom >= 1:
-            return cls(zoom=zoom)
-        return cls(shrink=max(math.ceil(total_width / width), math.ceil(total_height / height)))
-
-    def size(self, images: Tensor) -> tuple[int, int]:
-        """Return the height and width of one image in figure pixels."""
-        height, width = images.shape[-2:]
-        return (
-            math.ceil(height / self.shrink) * self.zoom,
-            math.ceil(width / self.shrink) * self.zoom,
-        )
-
-    def tiles(self, images: Tensor) -> Pixels:
-        """Convert images (..., C, H, W) to RGB tiles (..., h, w, 3) in figure pixels."""
-        flat = images.reshape(-1, *images.shape[-3:]).clamp(0, 1)
-        if self.shrink > 1:
-            flat = F.avg_pool2d(flat, self.shrink, ceil_mode=True)
-        values = flat.movedim(1, -1).numpy()
-        missing = np.isnan(values).any(axis=-1)
-        levels = np.rint(np.nan_to_num(values) * 255).astype(np.uint8)
-        tiles = np.repeat(levels, 3 // levels.shape[-1], axis=-1)
-        tiles[missing] = MISSING
-        tiles = tiles.repeat(self.zoom, axis=1).repeat(self.zoom, axis=2)
-        return tiles.reshape(*images.shape[:-3], *tiles.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -94,10 +52,28 @@ class Mosaic:
         return cls(picture, [t + height / 2 for t in tops], [x + width / 2 for x in lefts])
 
 
-def pad_with_white(tiles: Pixels, count: int) -> Pixels:
+def _pad_with_white(tiles: Pixels, count: int) -> Pixels:
     """Append white tiles along the first dimension until there are ``count``."""
     blank = np.full((count - len(tiles), *tiles.shape[1:]), 255, dtype=np.uint8)
     return np.concatenate([tiles, blank])
+
+
+def fit_grid(images: Tensor, columns: int) -> Scale:
+    """Return the largest scale at which images (N, C, H, W) fit into the grid of `draw_grid`."""
+    rows = math.ceil(len(images) / columns)
+    return Scale.fit(images, rows, columns, MAX_WIDTH - 2 * EDGE, MAX_HEIGHT)
+
+
+def draw_grid(tiles: Pixels, columns: int, *, gap: int, title: str, note: str = "") -> Figure:
+    """Draw tiles (N, h, w, 3) row by row, without labels."""
+    rows = math.ceil(len(tiles) / columns)
+    tiles = _pad_with_white(tiles, rows * columns)
+    mosaic = Mosaic.build(tiles.reshape(rows, columns, *tiles.shape[1:]), gap=gap)
+    height, width = mosaic.pixels.shape[:2]
+    figure, axes = new_figure(width, height, title=title, note=note)
+    show(axes, mosaic.pixels)
+    axes.set_axis_off()
+    return figure
 
 
 def _label_rows(axes: Axes, centers: Sequence[float], labels: Sequence[str]) -> None:
@@ -115,6 +91,7 @@ def draw_labeled_rows(
     values: Sequence[str] = (),
     x_label: str = "",
     marks: Sequence[tuple[int, float]] = (),
+    blank: int = 0,
 ) -> Figure:
     """Draw images as labeled rows.
 
@@ -125,6 +102,7 @@ def draw_labeled_rows(
         values: The S labels below the columns, or none.
         x_label: Label below them.
         marks: Rows and columns, which may lie between two images, to mark below an image.
+        blank: Number of images at the end of the first row to leave out.
 
     Returns:
         The figure.
@@ -133,9 +111,11 @@ def draw_labeled_rows(
     labels = [printable(label) for label in labels]
     available = MAX_WIDTH - 2 * EDGE - PAD - min(max_width(labels), MAX_LABEL)
     scale = Scale.fit(images, rows, columns, available, MAX_TALL_HEIGHT)
-    tile_height, tile_width = scale.size(images)
+    tiles = scale.tiles(images)
+    tiles[0, columns - blank :] = 255
+    tile_height, tile_width = tiles.shape[2:4]
     labels = wrap_labels(labels, tile_height)
-    mosaic = Mosaic.build(scale.tiles(images), gap=GAP)
+    mosaic = Mosaic.build(tiles, gap=scale.gap)
 
     height, width = mosaic.pixels.shape[:2]
     value_width = max_width(values)
@@ -153,7 +133,7 @@ def draw_labeled_rows(
         axes.plot(x, y, marker="^", markersize=to_points(9), color=MARK, clip_on=False)
     if values:
         # Skip values where tiles are narrower than the numbers.
-        step = math.ceil((value_width + PAD) / (tile_width + GAP))
+        step = math.ceil((value_width + PAD) / (tile_width + scale.gap))
         axes.set_xticks(mosaic.column_centers[::step], values[::step])
         axes.tick_params(axis="x", length=0, pad=to_points(4))
     axes.set_xlabel(
@@ -193,10 +173,10 @@ def draw_wrapped_rows(
         MAX_WIDTH - 2 * EDGE - left,
         MAX_HEIGHT - blocks * BLOCK_GAP,
     )
-    tiles = pad_with_white(make_tiles(scale).swapaxes(0, 1), blocks * columns)
+    tiles = _pad_with_white(make_tiles(scale).swapaxes(0, 1), blocks * columns)
     tiles = tiles.reshape(blocks, columns, *tiles.shape[1:]).swapaxes(1, 2)
     tiles = tiles.reshape(blocks * rows, columns, *tiles.shape[3:])
-    mosaic = Mosaic.build(tiles, gap=GAP, block=rows)
+    mosaic = Mosaic.build(tiles, gap=scale.gap, block=rows)
 
     height, width = mosaic.pixels.shape[:2]
     figure, axes = new_figure(width, height, title=title, note=note, left=left)
