@@ -1,5 +1,6 @@
 """Disentanglement of the latent for data with known generative factors."""
 
+import math
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from vae_lightning.results import Result
 from vae_lightning.training.module import LitVAE
 
 _ROWS = 512
+_MOST_VALUES = 2**27
+"""Largest number of values of the images of votes that are in memory together."""
 
 
 class Disentanglement(Metric):
@@ -105,9 +108,14 @@ class Disentanglement(Metric):
         votes = self.votes + self.votes // 2
         generator = randomness.generator(module.evaluation_seed, "factor_vae_score")
         fixed = torch.randint(len(self.data.factor_names), (votes,), generator=generator)
-        x, y = self.data.with_fixed_factor(fixed, self.per_vote, module.evaluation_seed)
-        moved = self._embed(module.vae, x, y).unflatten(0, (votes, self.per_vote))
         scale = latents.var(0)
         active = scale > ACTIVE
-        variances = moved.var(1) / scale.clamp(min=1e-12)
+        found, seed = [], module.evaluation_seed
+        at_once = max(1, _MOST_VALUES // (self.per_vote * math.prod(module.model.image_shape)))
+        for i, part in enumerate(fixed.split(at_once)):
+            x, y = self.data.with_fixed_factor(part, self.per_vote, seed)
+            moved = self._embed(module.vae, x, y).unflatten(0, (len(part), self.per_vote))
+            found.append(moved.var(1))
+            seed = randomness.derive_seed(module.evaluation_seed, "votes", i)
+        variances = torch.cat(found) / scale.clamp(min=1e-12)
         return disentanglement.factor_vae_score(variances, fixed, active, self.votes)
