@@ -1,17 +1,21 @@
 """The batch that this package's data modules yield and its models take."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+_KEYS = ("x", "image", "images"), ("y", "label", "labels")
+"""Keys of images and labels in batches that are dictionaries."""
 
 
 class Batch(NamedTuple):
     """Images with what is known about them.
 
     Attributes:
-        x: Images in [0, 1], float, (B, C, H, W); uint8 in [0, 255] before they reach the model.
+        x: Images as the model sees them, float, (B, C, H, W), usually in [0, 1]; before they reach
+            it, they may be uint8 in [0, 255].
         y: Class of each image, int64, (B,); None for data without labels.
         indices: Place of each image in its split, int64, (B,).
     """
@@ -28,10 +32,11 @@ class Batch(NamedTuple):
 
     @classmethod
     def of(cls, batch: Any, first_index: int = 0) -> "Batch":
-        """Accept what other loaders yield as well: ``x``, ``(x,)``, ``(x, y)`` or a `Batch`.
+        """Accept what other loaders yield as well.
 
         Args:
-            batch: A batch.
+            batch: ``x``, ``(x,)``, ``(x, y)``, a dictionary with ``x`` or ``image`` and, with
+                labels, ``y`` or ``label``, or a `Batch`.
             first_index: Index of the first image, for batches that carry no indices.
 
         Raises:
@@ -39,11 +44,16 @@ class Batch(NamedTuple):
         """
         if isinstance(batch, cls):
             return batch
-        parts = list(batch) if isinstance(batch, tuple | list) else [batch]
+        if isinstance(batch, Mapping):
+            parts = [batch[key] for keys in _KEYS for key in keys if key in batch]
+            if not any(key in batch for key in _KEYS[0]):
+                parts = []
+        else:
+            parts = list(batch) if isinstance(batch, tuple | list) else [batch]
         if not 1 <= len(parts) <= 2 or not all(isinstance(part, Tensor) for part in parts):
             raise TypeError(
-                "a batch must be images, (images, labels) or a Batch, all of them tensors, got "
-                f"{_described(batch)}: let the data set return these"
+                "a batch must be images, (images, labels), a dictionary with x and y, or a Batch, "
+                f"all of them tensors, got {_described(batch)}: let the data set return these"
             )
         x, y = (*parts, None)[:2]
         return cls(x, y, torch.arange(first_index, first_index + len(x), device=x.device))

@@ -322,7 +322,7 @@ def test_batches_of_other_data_modules():
     assert Batch.of(x).y is None
     assert Batch.of([x, y], first_index=6).indices.tolist() == [6, 7, 8]
     with pytest.raises(TypeError, match="a batch must be images"):
-        Batch.of({"x": x})
+        Batch.of({"pixels": x})
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 8])
