@@ -13,6 +13,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from vae_lightning.data_record import DataRecord
 from vae_lightning.errors import UserError
 
 RECORD_KEY = "vae_lightning"
@@ -50,6 +51,7 @@ class TrainingRecord:
             which it did, ``max_epochs`` and ``max_steps``.
         run: The ``id`` and the ``folder`` of the run, None if it was trained from Python.
         class_names: Names of the classes of the data, empty if it has none.
+        data_record: What `DataRecord.to_dict` returned for the data; None if nothing is known.
     """
 
     model: dict[str, Any]
@@ -69,6 +71,12 @@ class TrainingRecord:
     ended_early: dict[str, Any] | None = None
     run: dict[str, str] | None = None
     class_names: list[str] = field(default_factory=list)
+    data_record: dict[str, Any] | None = None
+
+    @property
+    def known_data(self) -> DataRecord | None:
+        """What is known of the data."""
+        return None if self.data_record is None else DataRecord.from_dict(self.data_record)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain data with its version."""
@@ -131,6 +139,8 @@ def _is_valid(name: str, value: Any) -> bool:
         return value is None or (
             isinstance(value, list) and all(isinstance(item, str) for item in value)
         )
+    if name == "data_record":
+        return value is None or _is_data_record(value)
     if name == "ended_early":
         return value is None or (isinstance(value, dict) and value.keys() == {"reason", "limits"})
     if name == "run":
@@ -141,6 +151,14 @@ def _is_valid(name: str, value: Any) -> bool:
         and not isinstance(value, bool)
         and (value >= 0 or name == "noise_seed")
     )
+
+
+def _is_data_record(value: Any) -> bool:
+    try:
+        DataRecord.from_dict(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _shown(value: Any) -> str:

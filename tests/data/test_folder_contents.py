@@ -15,6 +15,10 @@ from vae_lightning.errors import UserError
 RED, BLUE = (200, 0, 0), (0, 0, 200)
 
 
+def paths_of(data, split):
+    return data.files.take(torch.from_numpy(data.positions[split]))
+
+
 def paint(path, color=RED, size=(8, 8), **kwargs):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, color).save(path, **kwargs)
@@ -163,8 +167,10 @@ def test_an_error_of_any_kind_names_the_file(tmp_path, monkeypatch, error):
         raise error
 
     monkeypatch.setattr(Image.Image, "convert", fail)
-    with pytest.raises(UserError, match=r"\d.png cannot be read as an image"):
+    with pytest.raises(UserError, match=r"3 of the 3 files in .*: 0\.png \(.+\), 1\.png"):
         folder(tmp_path).load("train")
+    with pytest.raises(UserError, match=r"\d.png cannot be read as an image \(.+\): repair"):
+        folder(tmp_path, memory_limit=0).load("train").__getitems__([0])
 
 
 def test_a_folder_without_access_is_named(tmp_path, monkeypatch):
@@ -205,7 +211,8 @@ def test_folders_of_splits_are_the_splits(tmp_path, train, val, test, above):
     for split, name in (("train", train), ("val", val), ("test", test)):
         dataset = data.load(split)
         assert all(
-            f"{above}{name}" in str(path) for path in data.files.take(data._positions[split])
+            f"{above}{name}" in str(path)
+            for path in data.files.take(torch.from_numpy(data.positions[split]))
         )
         batch = dataset.__getitems__(range(len(dataset)))
         assert (batch.x[:, 0].float().mean((1, 2)) > 100).equal(batch.y == 1)
@@ -250,7 +257,10 @@ def test_a_missing_split_is_taken_from_the_images_to_train_on(tmp_path, there):
     assert [data.split_size(s) for s in ("train", other, there)] == [18, 2, 4]
     assert (pixels(data, there)[:, 2] > 100).all()
     assert (pixels(data, other)[:, 0] > 100).all()
-    train, taken = ({str(p) for p in data.files.take(data._positions[s])} for s in ("train", other))
+    train, taken = (
+        {str(p) for p in data.files.take(torch.from_numpy(data.positions[s]))}
+        for s in ("train", other)
+    )
     assert not train & taken
 
 

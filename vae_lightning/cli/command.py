@@ -3,6 +3,7 @@
 import contextlib
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from vae_lightning.cli import (
     trainer_checks,
     trainer_setup,
 )
+from vae_lightning.cli.advice import fill_epochs
 from vae_lightning.cli.building import build_module
 from vae_lightning.cli.callbacks import ChangedOptions, Reporter, SaveConfig
 from vae_lightning.cli.command_line import CommandLine
@@ -37,6 +39,7 @@ from vae_lightning.cli.training_run import TrainingRun
 from vae_lightning.data import ImageData
 from vae_lightning.errors import UserError
 from vae_lightning.models.image_model import ImageModel
+from vae_lightning.models.loading import find_imported
 from vae_lightning.training import compat
 from vae_lightning.training.metrics_log import MetricsLog
 from vae_lightning.training.module import LitVAE
@@ -132,7 +135,7 @@ class Command(LightningCLI):
     def add_core_arguments_to_parser(self, parser_: LightningArgumentParser) -> None:
         """Add options of trainer, data, model, optimizers and training."""
         self.command_parser = parser_
-        parser.add_core_arguments(parser_)
+        parser.add_core_arguments(parser_, partial(prepare_data, self.checkpoint))
 
     def add_arguments_to_parser(self, parser_: LightningArgumentParser) -> None:
         """Add options of the run."""
@@ -269,7 +272,7 @@ class Command(LightningCLI):
                 raise
             raise UserError(f"what {path} describes cannot be built ({message})") from error
         if self.checkpoint:
-            _check_fit(self.checkpoint, self.vae)
+            _check_fit(self.checkpoint, self.vae, self.datamodule)
         elif self.command_line.init_from:
             names = getattr(self.datamodule, "class_names", None)
             print(init_from.load_weights(self.command_line.init_from, self.vae, names))
@@ -280,6 +283,8 @@ class Command(LightningCLI):
         if self.subcommand == "fit":
             assert self.folder is not None
             self.model.run = self.folder.identify()
+            given = self.save_config_kwargs["given"]
+            fill_epochs(self.datamodule, self.config_init.fit, self.config.fit, given)
         self.trainer = self.instantiate_trainer()
         if self.checkpoint and self.subcommand == "fit":
             with resume.completeness_reported(self.requeued is not None):
@@ -381,9 +386,21 @@ def _callbacks(command: Command, config: Namespace) -> list[pl.Callback]:
 
 
 def _predict_all(data: Namespace) -> None:
-    """Predict every image of a folder that was named."""
-    if data.class_path.endswith(".ImageFolder"):
+    """Predict every item of files that were named."""
+    if getattr(find_imported(data.class_path), "is_users", False):
         data.init_args.predict_split = "all"
+
+
+def prepare_data(held: Checkpoint | None, data: object) -> bool:
+    """Let data be scaled as a checkpoint says, and return whether their values are in [0, 1]."""
+    record = held and held.record.known_data
+    if record and isinstance(data, ImageData):
+        data.use_record(record)
+    try:
+        # Data modules of other packages yield values in [0, 1], unless they say otherwise.
+        return bool(getattr(data, "bounded", True))
+    except UserError:  # jsonargparse would change the message; the same error comes with the shape
+        return True
 
 
 def _source(data: pl.LightningDataModule) -> dict[str, Any]:
@@ -395,7 +412,7 @@ def _source(data: pl.LightningDataModule) -> dict[str, Any]:
     return {**described, "init_args": images, "split": data.predict_split}
 
 
-def _check_fit(held: Checkpoint, model: ImageModel) -> None:
+def _check_fit(held: Checkpoint, model: ImageModel, data: object) -> None:
     """Check that the weights of a checkpoint fit a model and its data.
 
     Raises:
@@ -409,6 +426,9 @@ def _check_fit(held: Checkpoint, model: ImageModel) -> None:
             f"{model.image_shape}: choose data of that shape, or for ImageFolder another "
             "--data.size or --data.color"
         )
+    known_data = held.record.known_data
+    if model.conditional and known_data is not None and isinstance(data, ImageData):
+        known_data.check_classes(data.class_names or (), getattr(data, "root", None) or "the data")
     if model.conditional and classes and classes != model.num_classes:
         raise UserError(
             f"{held.path} is of a model of {classes} classes, but the data have "

@@ -13,14 +13,19 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from vae_lightning.checkpoint import Checkpoint
 from vae_lightning.cli import run_folders
-from vae_lightning.cli.allowed_classes import OPTION_BASES, RECORD_BASES, check_class, check_classes
+from vae_lightning.cli.allowed_classes import (
+    OPTION_BASES,
+    RECORD_BASES,
+    check_class,
+    check_classes,
+    subclasses,
+)
 from vae_lightning.cli.bundled_configs import find_config
 from vae_lightning.cli.command_line import LINKED, CommandLine, Option
 from vae_lightning.cli.yaml_files import parse_value, read_yaml
+from vae_lightning.data import ImageData
 from vae_lightning.models.image_model import ImageModel
-
-DEFAULT_CONFIG = "digits"
-"""What ``vae fit`` trains if neither options nor a checkpoint say otherwise."""
+from vae_lightning.settings import class_path
 
 GROUPS = ("trainer", "training", "checkpoint", "last", "figures", "metrics")
 """Options that hold others, unlike those that take a class."""
@@ -36,7 +41,7 @@ def lower_settings(command_line: CommandLine) -> dict[str, Any]:
     checkpoint = command_line.checkpoint
     if checkpoint is None:
         if command_line.command == "fit":
-            settings = read_yaml(find_config(DEFAULT_CONFIG))
+            settings = _with_import_paths(read_yaml(find_config(_default_config(command_line))))
         if command_line.init_from:
             found = _record_settings(
                 command_line.init_from, "init_from", command_line.named_classes
@@ -50,6 +55,30 @@ def lower_settings(command_line: CommandLine) -> dict[str, Any]:
     if paths:
         settings["name"] = paths[-1].stem
     return settings
+
+
+def _default_config(command_line: CommandLine) -> str:
+    """Return the default configuration, which depends on the data that were named."""
+    named = [config.content.get("data") for config in command_line.configs]
+    named += [option.value for option in command_line.options if option.flag == "--data"]
+    name = _class_name(named[-1]) if named and named[-1] else ""
+    found: Any = next((c for c in subclasses(ImageData) if c.__name__ == name), ImageData)
+    config: str = found.default_config
+    return config
+
+
+def _with_import_paths(value: Any) -> Any:
+    """Return settings with import paths instead of names of classes.
+
+    The parser resolves the names in what it reads, but not those inside of defaults.
+    """
+    if isinstance(value, dict):
+        found = {key: _with_import_paths(item) for key, item in value.items()}
+        if name := found.get("class_path"):
+            known = (c for base in OPTION_BASES for c in subclasses(base) if c.__name__ == name)
+            found["class_path"] = next(map(class_path, known), name)
+        return found
+    return value
 
 
 def flatten(settings: Mapping[str, Any]) -> dict[str, Any]:

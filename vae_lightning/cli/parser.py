@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import lightning.pytorch as pl
@@ -60,15 +60,26 @@ _COUNTS_OR_SHARES = (
 """Options of the trainer that are a number of batches, or a share of them as a float."""
 
 
-def add_core_arguments(parser: LightningArgumentParser) -> None:
-    """Add options of the trainer, the data, the model and its training."""
+def add_core_arguments(parser: LightningArgumentParser, is_bounded: Callable[[Any], bool]) -> None:
+    """Add options of the trainer, the data, the model and its training.
+
+    Args:
+        parser: The parser.
+        is_bounded: Function that prepares a data module for a trained model, and returns whether
+            its values are in [0, 1].
+    """
     parser.add_lightning_class_args(pl.Trainer, "trainer")
     counts = [f"trainer.{name}" for name in _COUNTS_OR_SHARES]
     compat.read_whole_numbers_as_integers(parser, counts)
     parser.add_lightning_class_args(pl.LightningDataModule, "data", subclass_mode=True)
     parser.add_subclass_arguments(ImageModel, "model", fail_untyped=False, required=True)
+    # First, because it may change what the data say about themselves.
+    parser.link_arguments(
+        "data", "model.init_args.bounded", compute_fn=is_bounded, apply_on="instantiate"
+    )
     for name in LINKED:
-        parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+        if name != "bounded":
+            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
     common: dict[str, Any] = {"instantiate": False, "fail_untyped": False}
     optimizer = {**common, "skip": {"params"}}
     parser.add_subclass_arguments((Optimizer,), "optimizer", **optimizer)

@@ -13,6 +13,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.accelerators import CPUAccelerator
 
 from vae_lightning.cli import allowed_classes, report, run_folders, run_notes
+from vae_lightning.cli.advice import advice
 from vae_lightning.cli.run_folders import RunFolder, short
 from vae_lightning.data import ImageData
 from vae_lightning.errors import NonFinite, UserError, writing
@@ -93,6 +94,8 @@ class TrainingRun:
         if isinstance(data, ImageData):
             print(f"Data: {type(data).__name__}, {data.summary()}{self._note_left_out(data)}")
             self._note_other_data(data)
+            for sentence in advice(self.trainer, self.module.model, data):
+                print(f"Note: {sentence}")
 
     def _note_other_data(self, data: ImageData) -> None:
         """Say if the autoencoder of a prior was trained on other data."""
@@ -109,7 +112,7 @@ class TrainingRun:
         if not data.left_out:
             return ""
         n = len(data.left_out)
-        files = "file" if n == 1 else "files"
+        files = data.left_out_noun + "s" * (n != 1)
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return f"; {n} {files} left out"
         path = self.folder.path / run_folders.LEFT_OUT

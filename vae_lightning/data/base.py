@@ -2,10 +2,9 @@
 
 import os
 import warnings
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import lightning.pytorch as pl
 import torch
@@ -14,87 +13,29 @@ from torch.utils.data import DataLoader, Dataset
 
 from vae_lightning import randomness
 from vae_lightning.batch import Batch
+from vae_lightning.data.datasets import Images, InMemory, Joined, to_float
 from vae_lightning.data.features import Features, encode_images
-from vae_lightning.data.sampling import ShardSampler, TrainLoader, evaluation_batch_size
+from vae_lightning.data.sampling import (
+    ShardSampler,
+    TrainLoader,
+    evaluation_batch_size,
+    fitting_batch_size,
+)
+from vae_lightning.data.source import ImageSource, PredictSplit
 from vae_lightning.errors import UserError
 from vae_lightning.files import expand
-from vae_lightning.images.folder_listing import Split
-from vae_lightning.nets import ImageShape
-from vae_lightning.settings import Configurable
 
-PredictSplit = Literal["train", "val", "test", "all"]
+__all__ = [
+    "ImageData",
+    "Images",
+    "InMemory",
+    "Joined",
+    "PredictSplit",
+    "data_root",
+    "split_indices",
+]
+
 Binarization = Literal["none", "threshold", "dynamic"]
-
-_SPLITS: tuple[Split, ...] = ("train", "val", "test")
-
-
-class Images(NamedTuple):
-    """Images held in memory.
-
-    Attributes:
-        x: uint8 in [0, 255], (N, C, H, W).
-        y: Classes, int64, (N,); None without labels.
-    """
-
-    x: Tensor
-    y: Tensor | None
-
-    def take(self, indices: Tensor) -> "Images":
-        """Return the images at ``indices``, (n,)."""
-        return Images(self.x[indices], None if self.y is None else self.y[indices])
-
-
-class InMemory(Dataset[Batch]):
-    """Data set that indexes whole batches of one tensor, without work per image.
-
-    Args:
-        images: The images.
-    """
-
-    def __init__(self, images: Images) -> None:
-        self.images = images
-
-    def __len__(self) -> int:
-        return len(self.images.x)
-
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
-        index = torch.as_tensor(indices)
-        return Batch(*self.images.take(index), index)
-
-    def __getitem__(self, index: int) -> Batch:
-        return self.__getitems__([index])
-
-
-class Joined(Dataset[Batch]):
-    """Concatenation of two data sets that return whole batches.
-
-    Args:
-        first: The first images.
-        second: The images after them. Their indices continue those of ``first``.
-    """
-
-    def __init__(self, first: Dataset[Batch], second: Dataset[Batch]) -> None:
-        self.parts: tuple[Any, Any] = (first, second)
-
-    def __len__(self) -> int:
-        return len(self.parts[0]) + len(self.parts[1])
-
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
-        index = torch.as_tensor(indices)
-        start = len(self.parts[0])
-        places = [(index < start).nonzero()[:, 0], (index >= start).nonzero()[:, 0]]
-        batches = [
-            part.__getitems__(index[place] - offset)
-            for part, place, offset in zip(self.parts, places, (0, start), strict=True)
-            if len(place)
-        ]
-        order = torch.cat(places).argsort()
-        labels = [batch.y for batch in batches if batch.y is not None]
-        x = torch.cat([batch.x for batch in batches])[order]
-        return Batch(x, torch.cat(labels)[order] if labels else None, index)
-
-    def __getitem__(self, index: int) -> Batch:
-        return self.__getitems__([index])
 
 
 def _as_is(batch: Any) -> Any:
@@ -102,12 +43,13 @@ def _as_is(batch: Any) -> Any:
     return batch
 
 
-class ImageData(Configurable, pl.LightningDataModule, ABC):
+class ImageData(ImageSource, pl.LightningDataModule):
     """Base class of image data modules with training, validation and test splits.
 
     Args:
-        batch_size: Images per batch and process. With several processes, evaluation batches may be
-            slightly smaller; see `evaluation_batch_size`.
+        batch_size: Images per batch and process; None for 128, or for fewer where an epoch would
+            have less than 50 updates. With several processes, evaluation batches may be slightly
+            smaller; see `evaluation_batch_size`.
         binarization: ``none`` (values in [0, 1]), ``threshold`` (1 above one half, else 0), or
             ``dynamic`` (1 with a probability equal to the gray value, drawn in every epoch for
             training and once for validation and test).
@@ -124,12 +66,6 @@ class ImageData(Configurable, pl.LightningDataModule, ABC):
         ValueError: If ``batch_size`` is not positive or ``num_workers`` is negative.
     """
 
-    class_names: Sequence[str] | None = None
-    left_out: Sequence[tuple[str, str]] = ()
-    """Files that are not used, with the reasons."""
-    remarks: Sequence[str] = ()
-    """What else a user may not expect of the data."""
-
     CHANGEABLE: ClassVar[frozenset[str]] = frozenset(
         {"root", "num_workers", "memory_limit", "predict_split"}
     )
@@ -138,7 +74,7 @@ class ImageData(Configurable, pl.LightningDataModule, ABC):
 
     def __init__(
         self,
-        batch_size: int = 128,
+        batch_size: int | None = 128,
         binarization: Binarization = "none",
         split_seed: int = 0,
         train_on_val: bool = False,
@@ -146,11 +82,11 @@ class ImageData(Configurable, pl.LightningDataModule, ABC):
         num_workers: int = 0,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
+        if batch_size is not None and batch_size < 1:
             raise ValueError(f"data.batch_size must be at least 1, got {batch_size}")
         if num_workers < 0:
             raise ValueError(f"data.num_workers must not be negative, got {num_workers}")
-        self.batch_size = batch_size
+        self._batch_size = batch_size
         self.binarization = binarization
         self.split_seed = split_seed
         self.train_on_val = train_on_val
@@ -164,54 +100,20 @@ class ImageData(Configurable, pl.LightningDataModule, ABC):
         self._warnings: warnings.catch_warnings[None] | None = None
 
     @property
-    @abstractmethod
-    def image_shape(self) -> ImageShape:
-        """Shape of an image, (C, H, W)."""
+    def batch_size(self) -> int:
+        """Images per batch and process."""
+        if self._batch_size is None:
+            self._batch_size = fitting_batch_size(self.num_train)
+        return self._batch_size
 
-    @property
-    @abstractmethod
-    def num_classes(self) -> int:
-        """Number of classes, 0 without labels."""
+    @batch_size.setter
+    def batch_size(self, size: int) -> None:
+        self._batch_size = size
 
     @property
     def is_binary(self) -> bool:
         """Whether all pixels are 0 or 1."""
         return self.binarization != "none"
-
-    @abstractmethod
-    def split_size(self, split: Split) -> int:
-        """Return the number of images of a split, without loading them."""
-
-    @property
-    def num_train(self) -> int:
-        """Number of images that a model is trained on."""
-        return self.split_size("train") + (self.split_size("val") if self.train_on_val else 0)
-
-    def summary(self) -> str:
-        """Return a sentence about what was found, such as ``40 images, 32x32 RGB``."""
-        sizes = {split: self.split_size(split) for split in _SPLITS}
-        channels, height, width = self.image_shape
-        color = {1: "gray", 3: "RGB"}.get(channels, f"with {channels} channels")
-        shares = ", ".join(f"{size:,} {split}" for split, size in sizes.items())
-        text = f"{sum(sizes.values()):,} images ({shares}), {height}x{width} {color}"
-        if self.num_classes:
-            names = [str(name) for name in self.class_names or range(self.num_classes)]
-            shown = [*names[:5], "..."] if len(names) > 6 else names
-            classes = "class" if len(names) == 1 else "classes"
-            text += f", in {len(names)} {classes} ({', '.join(shown)})"
-        return "; ".join([text, *self.remarks])
-
-    def item_name(self, split: PredictSplit, position: int) -> str:
-        """Return the name of an image: its split and its position there, or its file."""
-        return f"{split}/{position}"
-
-    @abstractmethod
-    def load(self, split: Split) -> Dataset[Batch]:
-        """Return the images of a split, a data set whose ``__getitems__`` returns uint8 batches."""
-
-    def load_all(self) -> Dataset[Batch]:
-        """Return the images of all splits, by default those to train on first."""
-        return Joined(Joined(self.load("train"), self.load("val")), self.load("test"))
 
     def splits_of(self, stage: str) -> tuple[PredictSplit, ...]:
         """Return the splits that a stage needs."""
@@ -288,7 +190,7 @@ class ImageData(Configurable, pl.LightningDataModule, ABC):
         """Return ``n`` preprocessed training images, each at most once if there are enough.
 
         Returns:
-            float32 in [0, 1], (n, C, H, W).
+            float32, (n, C, H, W).
         """
         dataset: Any = self.datasets["train"]
         index = randomness.choose(len(dataset), n, seed, "random images")
@@ -301,9 +203,9 @@ class ImageData(Configurable, pl.LightningDataModule, ABC):
         total, n = torch.zeros(self.image_shape, dtype=torch.float64), len(dataset)  # type: ignore[arg-type]
         for start in range(0, n, 1000):
             batch: Batch = dataset.__getitems__(range(start, min(start + 1000, n)))  # type: ignore[attr-defined]
+            x = to_float(batch.x)
             # The mean of a dynamically binarized pixel is its gray value.
-            x = batch.x > 127 if self.binarization == "threshold" else batch.x / 255
-            total += x.double().sum(0)
+            total += (x > 0.5 if self.binarization == "threshold" else x).double().sum(0)
         return (total / n).float()
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -355,9 +257,9 @@ class ImageData(Configurable, pl.LightningDataModule, ABC):
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Preprocess a batch on its device; see `preprocess`."""
         x, index = batch.x, batch.indices
-        if x.dtype != torch.uint8:  # features
-            return batch
         if self.trainer is not None and self.trainer.training:
+            if self.features is not None:
+                return batch
             epoch = self.trainer.current_epoch
             return batch._replace(x=self.preprocess(x, index, self.order_seed, "train", epoch))
         return batch._replace(x=self.evaluation_view(x, index))
@@ -367,17 +269,17 @@ class ImageData(Configurable, pl.LightningDataModule, ABC):
         return self.preprocess(x, index, self.split_seed, "evaluation", 0)
 
     def preprocess(self, x: Tensor, index: Tensor, *keys: int | str) -> Tensor:
-        """Scale images to [0, 1] and binarize them as ``binarization`` says.
+        """Scale images of 8 bits to [0, 1], and binarize images as ``binarization`` says.
 
         Args:
-            x: Images, uint8 in [0, 255], (B, C, H, W).
+            x: Images, uint8 in [0, 255] or as `load` returns them, (B, C, H, W).
             index: Position of each image in its split, (B,).
             *keys: Further keys of the noise of a dynamic binarization.
 
         Returns:
-            Images, float32 in [0, 1], or in {0, 1} if binarized, (B, C, H, W).
+            Images, float32, in {0, 1} if binarized, (B, C, H, W).
         """
-        x = x.float() / 255
+        x = to_float(x)
         if self.binarization == "threshold":
             return (x > 0.5).float()
         if self.binarization == "dynamic":

@@ -60,6 +60,25 @@ class ShardSampler(DistributedSampler[Any]):
         return len(range(self.rank, self.images, self.num_replicas))
 
 
+def fitting_batch_size(images: int, updates: int = 50, most: int = 128) -> int:
+    """Return a batch size with which an epoch has enough updates.
+
+    Args:
+        images: Number of training images.
+        updates: Wanted number of updates.
+        most: Largest batch size.
+
+    Returns:
+        A power of two from 8 to ``most``.
+
+    Example:
+        >>> fitting_batch_size(2000)
+        32
+    """
+    fitting = max(1, images // updates)
+    return min(most, max(8, 2 ** (fitting.bit_length() - 1)))
+
+
 def evaluation_batch_size(images: int, processes: int, most: int) -> int:
     """Return a batch size with which all processes get the same number of batches.
 

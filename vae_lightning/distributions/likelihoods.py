@@ -20,10 +20,12 @@ class Likelihood(nn.Module, ABC):
         n_params: Number of parameters per pixel and channel. A decoder for images with C channels
             has ``n_params * C`` output channels.
         binary: Whether pixels must be 0 or 1.
+        bounded: Whether values must be in [0, 1].
     """
 
     n_params: int = 1
     binary: bool = False
+    bounded: bool = False
 
     @abstractmethod
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
@@ -47,7 +49,7 @@ class Likelihood(nn.Module, ABC):
             params: Output of the decoder, (..., n_params * C, H, W).
 
         Returns:
-            Images in [0, 1], float32, (..., C, H, W).
+            Images, float32, (..., C, H, W). Models whose data are in [0, 1] clip them.
         """
 
     @abstractmethod
@@ -59,8 +61,7 @@ class Likelihood(nn.Module, ABC):
             generator: Random number generator on any device; by default torch's global one.
 
         Returns:
-            Images in [0, 1], except for distributions with a wider support (see `Gaussian.sample`),
-            float32, (..., C, H, W).
+            Images, float32, (..., C, H, W), in the support of the distribution.
         """
 
     @abstractmethod
@@ -70,7 +71,7 @@ class Likelihood(nn.Module, ABC):
         They initialize the bias of a decoder and are finite for any image.
 
         Args:
-            mean: Image in [0, 1], (C, H, W).
+            mean: Image, (C, H, W).
 
         Returns:
             Parameters, (n_params * C, H, W).
@@ -103,6 +104,7 @@ class Bernoulli(Likelihood):
     """
 
     binary = True
+    bounded = True
 
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
         """See `Likelihood.log_prob`."""
@@ -140,6 +142,8 @@ class ContinuousBernoulli(Likelihood):
         Loaiza-Ganem and Cunningham (2019), The continuous Bernoulli: fixing a pervasive error in
         variational autoencoders, https://arxiv.org/abs/1907.06845
     """
+
+    bounded = True
 
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
         """See `Likelihood.log_prob`."""
@@ -197,7 +201,8 @@ class Gaussian(Likelihood):
     squared error plus a constant. Smaller values give sharper reconstructions.
 
     Args:
-        sigma: Standard deviation on the scale of pixels in [0, 1].
+        sigma: Standard deviation on the scale that the model sees: pixels in [0, 1], or scaled
+            values.
         learn_sigma: Whether sigma is a learned parameter, shared by all pixels and initialized to
             ``sigma``. Its logarithm is bounded smoothly to +-40, which no pixels need.
 
@@ -227,7 +232,7 @@ class Gaussian(Likelihood):
 
     @property
     def sigma(self) -> float:
-        """Standard deviation on the scale of pixels in [0, 1]."""
+        """Standard deviation on the scale that the model sees."""
         return math.exp(float(torch.as_tensor(self.log_sigma).detach()))
 
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
@@ -243,11 +248,11 @@ class Gaussian(Likelihood):
         return -0.5 * error * precision - pixels * (log_sigma + 0.5 * math.log(2 * math.pi))
 
     def mean(self, params: Tensor) -> Tensor:
-        """See `Likelihood.mean`; means outside [0, 1] are clipped."""
-        return params.float().clamp(0, 1)
+        """See `Likelihood.mean`."""
+        return params.float()
 
     def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """See `Likelihood.sample`; draws are not clipped, so pixels may be outside [0, 1]."""
+        """See `Likelihood.sample`; draws may be outside [0, 1]."""
         mu = params.float()
         device = mu.device if generator is None else generator.device
         noise = torch.randn(mu.shape, generator=generator, device=device).to(mu.device)
@@ -279,6 +284,7 @@ class DiscretizedLogistic(Likelihood):
     """
 
     n_params = 2
+    bounded = True
 
     def __init__(self, min_log_scale: float = -7.0) -> None:
         super().__init__()

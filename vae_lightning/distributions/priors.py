@@ -37,8 +37,10 @@ class Prior(nn.Module, ABC):
     Attributes:
         has_density: Whether `log_prob` is defined.
         support: What a latent is. A posterior must have the same support.
+        bounded: Whether images are in [0, 1]; set by the model.
     """
 
+    bounded: bool = True
     has_density: ClassVar[bool] = True
     support: str = REAL
 

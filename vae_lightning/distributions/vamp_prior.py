@@ -16,9 +16,9 @@ _MARGIN = 0.02
 class VampPrior(Prior):
     r"""Mixture of the posteriors of learned pseudo-inputs: p(z) = 1/K sum_k q(z|u_k).
 
-    The pseudo-inputs are images. They are kept in (0, 1) by a sigmoid, which, unlike a clipped
-    range, always has a gradient, and start at training images. For models that are not conditional
-    and have a Gaussian posterior.
+    The pseudo-inputs are images and start at training images. If the data are in [0, 1], they are
+    kept in (0, 1) by a sigmoid, which, unlike a clipped range, always has a gradient. For models
+    that are not conditional and have a Gaussian posterior.
 
     Args:
         latent_dim: See `Prior`.
@@ -67,13 +67,13 @@ class VampPrior(Prior):
     def init_from_data(self, images: TrainingImages) -> None:
         """See `Prior.init_from_data`; each pseudo-input starts at a training image."""
         x = images.random_images(self.components, self.seed)
-        logits = x.clamp(_MARGIN, 1 - _MARGIN).logit()
-        self.pseudo_input_logits.data.copy_(logits)
+        values = x.clamp(_MARGIN, 1 - _MARGIN).logit() if self.bounded else x
+        self.pseudo_input_logits.data.copy_(values)
 
     @property
     def pseudo_inputs(self) -> Tensor:
-        """The pseudo-inputs u_k, (K, C, H, W), in (0, 1)."""
-        return self.pseudo_input_logits.sigmoid()
+        """The pseudo-inputs u_k, (K, C, H, W), in (0, 1) if the data are in [0, 1]."""
+        return self.pseudo_input_logits.sigmoid() if self.bounded else self.pseudo_input_logits
 
     def mixture(self) -> DiagonalGaussian:
         """Return the components q(z|u_k), with gradients.

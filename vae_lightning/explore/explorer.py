@@ -70,8 +70,8 @@ class _Decoder(nn.Module):
             z_2, epsilon = z.split([model.prior_dim, model.latent_dim], 1)
             z = model.lower_level(z_2, epsilon)
         if isinstance(model, DVAE):
-            return model.likelihood.mean(model.decode_vectors(z, condition))
-        return model.likelihood.mean(model.decoder(z, condition))
+            return model.mean_image(model.decode_vectors(z, condition))
+        return model.mean_image(model.decoder(z, condition))
 
 
 class _Encoder(nn.Module):

@@ -93,9 +93,9 @@ class DecoderNetwork(nn.Module):
             levels = (z,) if len(self.maps) == 1 else unflatten_codes(z, self.maps)
             vectors = model.lookup(levels)
             if len(vectors) > 1:
-                return model.likelihood.mean(model.likelihood_params(vectors, condition))
+                return model.mean_image(model.likelihood_params(vectors, condition))
             latents = vectors[0]
-        return model.likelihood.mean(model.decoder(latents, condition))
+        return model.mean_image(model.decoder(latents, condition))
 
 
 def write_weights(model: GenerativeModel, record: TrainingRecord, folder: Path) -> None:

@@ -48,7 +48,7 @@ def sample(
         batch_size: Number of images decoded at once.
 
     Returns:
-        Images in [0, 1], float32, (n, C, H, W), on the CPU.
+        Images, float32, (n, C, H, W), on the CPU; in [0, 1] unless the data are unbounded.
 
     Raises:
         MissingCapabilityError: If the model has no prior to sample from, or with a density no
@@ -156,7 +156,7 @@ def _decode(
                 for i, number in enumerate(part)
             ]
         made = torch.cat(drawn) if draw else kind.mean(params)
-        images.append(made.clamp(0, 1).cpu())
+        images.append(model.clipped(made).cpu())
     return torch.cat(images)
 
 

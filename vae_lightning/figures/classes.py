@@ -45,7 +45,7 @@ class ClassGrid(Figure):
             # With the same seed, all classes have the same styles unless the prior depends on y.
             generator = randomness.generator(self.seed, self.name)
             rows.append(model.sample(self.styles, label, generator))
-        images = torch.cat(rows)
+        images = model.to_picture(torch.cat(rows))
         return plotting.class_grid(
             images.unflatten(0, (model.num_classes, self.styles)),
             class_names or [str(number) for number in classes.tolist()],

@@ -72,7 +72,8 @@ class CodeMaps(Figure):
         codes = _maps(model, x, label)
         reconstructed = model.reconstruct(x, model.used_labels(label))
         title = f"Codes of {self.images_of}{self.title_end}"
-        return plotting.code_maps(x, reconstructed, codes, model.codebooks, title=title)
+        pictures = model.to_picture(x), model.to_picture(reconstructed)
+        return plotting.code_maps(*pictures, codes, model.codebooks, title=title)
 
 
 class CodeGallery(Figure):
@@ -113,7 +114,7 @@ class CodeGallery(Figure):
         finest = levels[-1][..., 0] if has_depth else levels[-1]
         counts = torch.bincount(finest.flatten())
         rows = [
-            _mean_parts(images.to(finest.device), finest, counts)
+            _mean_parts(model.to_picture(images).to(finest.device), finest, counts)
             for images in (x, model.reconstruct(x, label))
         ]
         used = counts.nonzero()[:, 0]

@@ -46,7 +46,7 @@ class Manifold(Figure):
         z_1, z_0 = torch.meshgrid(quantiles[:, 1], quantiles[:, 0], indexing="ij")
         images = model.decode(torch.stack([z_0, z_1], dim=-1).flatten(0, 1))
         return plotting.manifold(
-            images.unflatten(0, (self.n, self.n)),
+            model.to_picture(images).unflatten(0, (self.n, self.n)),
             quantiles[:, 0].tolist(),
             axis_labels=("$z_0$, at even quantiles of the prior", "$z_1$, likewise"),
             title=f"Decoded latent plane{self.title_end}",

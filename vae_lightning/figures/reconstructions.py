@@ -34,4 +34,5 @@ class Reconstructions(Figure):
         """See `Figure.draw`."""
         reconstructed = model.reconstruct(x, model.used_labels(label))
         title = f"Reconstructions of {self.images_of}{self.title_end}"
-        return plotting.reconstructions(x, reconstructed, title=title)
+        pictures = model.to_picture(x), model.to_picture(reconstructed)
+        return plotting.reconstructions(*pictures, title=title)

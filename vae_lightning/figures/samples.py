@@ -37,5 +37,5 @@ class Samples(Figure):
     ) -> matplotlib.figure.Figure:
         """See `Figure.draw`."""
         generator = randomness.generator(self.seed, self.name)
-        samples = model.sample(self.n, generator=generator)
+        samples = model.to_picture(model.sample(self.n, generator=generator))
         return plotting.image_grid(samples, title=f"Samples from the prior{self.title_end}")

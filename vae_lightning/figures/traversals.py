@@ -70,7 +70,7 @@ class Traversals(Figure):
         same = None if label is None else label[image]
         made = traverse(model, z[0], dimensions, same, steps=self.steps, limit=self.limit)
         return plotting.traversals(
-            made.images,
+            model.to_picture(made.images),
             [f"z{dimension}  {unit} {use[dimension]:.2f}" for dimension in dimensions],
             made.values.tolist(),
             x_label=made.axis_label,

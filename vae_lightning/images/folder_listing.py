@@ -2,9 +2,9 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, overload
 
@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from vae_lightning.errors import UserError
-from vae_lightning.images.decoding import count_frames, is_image
+from vae_lightning.images.headers import EIGHT_BITS, ValueType, is_image, look
+from vae_lightning.images.reading import printable
 
 Split = Literal["train", "val", "test"]
 Frames = Literal["all", "first"]
 
-_SPLIT_NAMES: dict[str, Split] = {
+SPLIT_NAMES: dict[str, Split] = {
     "train": "train",
     "training": "train",
     "val": "val",
@@ -28,6 +29,18 @@ _SPLIT_NAMES: dict[str, Split] = {
     "testing": "test",
 }
 """Usual names of the folders of splits, in any case."""
+
+_OF_THE_SYSTEM = {
+    "$recycle.bin",
+    "@eadir",
+    "__macosx",
+    "desktop.ini",
+    "ehthumbs.db",
+    "lost+found",
+    "system volume information",
+    "thumbs.db",
+}
+"""Files and folders that systems and archives add, in lower case; ignored like hidden ones."""
 
 
 class Paths(Sequence[Path]):
@@ -90,6 +103,8 @@ class Listing:
         class_names: Names of the folders that are classes, None without classes.
         y: Class of each image, int64, (N,), -1 for an image without; None without classes.
         splits: Positions of the images in each folder that is a split; empty without such folders.
+        value_types: Types of values that there are.
+        value_type: Position of the type of each image among them, (N,), -1 if unknown.
         left_out: Files that are not used, with the reasons.
         remarks: What else a user may not expect.
     """
@@ -98,23 +113,28 @@ class Listing:
     frames: Tensor
     class_names: list[str] | None
     y: Tensor | None
+    value_types: list[ValueType]
+    value_type: Tensor
     splits: dict[Split, Tensor] = field(default_factory=dict)
     left_out: list[tuple[str, str]] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, root: Path, frames: Frames = "all") -> "Listing":
-        """List a folder; only files whose name says too little are opened.
+        """List a folder; only files whose suffix says too little are opened.
 
         Args:
-            root: The folder.
+            root: The folder, or a single file.
             frames: Whether every frame of a file is an image, or only the first.
 
         Raises:
             UserError: If a folder cannot be read, or two folders are the same split.
         """
         left_out: list[tuple[str, str]] = []
-        names = list(_image_names(root, left_out))
+        if root.is_file():
+            root, names = root.parent, [root.name]
+        else:
+            names = list(_image_names(root, left_out))
         depth, folders, above, ignored = _split_folders(names)
         if folders:
             names = _select(
@@ -126,7 +146,8 @@ class Listing:
         decisive = [name for name in names if folders.get(_folder(name, depth), "train") == "train"]
         names, class_names, remarks = _find_classes(names, above, decisive, left_out)
         remarks = [*ignored, *remarks]
-        counts = [count_frames(os.path.join(root, name)) for name in names]
+        seen = [look(os.path.join(root, name)) for name in names]
+        counts = [count for count, _ in seen]
         repeats = torch.tensor(counts if frames == "all" else [1] * len(names), dtype=torch.int64)
         several = sum(count > 1 for count in counts)
         if several:
@@ -138,6 +159,8 @@ class Listing:
             remarks.append(what)
         file = torch.repeat_interleave(repeats)
         starts = repeats.cumsum(0) - repeats
+        found = list(dict.fromkeys(kind for _, kind in seen if kind is not None))
+        kinds = torch.tensor([-1 if k is None else found.index(k) for _, k in seen]).short()
         y = None
         if class_names is not None:
             known = {name: i for i, name in enumerate(class_names)}
@@ -152,16 +175,70 @@ class Listing:
             torch.arange(len(file)) - starts[file],
             class_names,
             y,
+            found,
+            kinds[file],
             splits,
             left_out,
             remarks,
         )
 
+    def without(self, reasons: Mapping[str, str]) -> "Listing":
+        """Leave out all images of some files; classes and splits remain, even if they are empty.
+
+        Args:
+            reasons: Why, by the names of the files relative to the folder.
+        """
+        starts = (self.frames == 0).nonzero()[:, 0]
+        names = [os.fspath(self.files[i].relative_to(self.files.root)) for i in starts.tolist()]
+        keep_file = torch.tensor([name not in reasons for name in names])
+        keep = keep_file[self.file]
+        now = keep.cumsum(0) - 1
+        return replace(
+            self,
+            files=Paths(self.files.root, [name for name in names if name not in reasons]).take(
+                (self.frames[keep] == 0).cumsum(0) - 1
+            ),
+            frames=self.frames[keep],
+            y=None if self.y is None else self.y[keep],
+            value_type=self.value_type[keep],
+            splits={split: now[p[keep[p]]] for split, p in self.splits.items()},
+            left_out=[*self.left_out, *((n, reasons[n]) for n in names if n in reasons)],
+        )
+
+    def common_type(self) -> ValueType:
+        """Return the type of the values of all images, by their headers.
+
+        8-bit images and 16-bit colors together are read as 8 bits.
+
+        Raises:
+            UserError: If images have different types.
+        """
+        present = [i for i in range(len(self.value_types)) if self.value_type.eq(i).any()]
+        if len(present) == 1:
+            return self.value_types[present[0]]
+        if all(self.value_types[i].reducible for i in present):
+            return EIGHT_BITS
+        examples = [f"{self.example(i)} has {self.value_types[i]}" for i in present[:5]]
+        raise UserError(
+            f"the images in {self.files.root.absolute()} have values of different types "
+            f"({', '.join(examples)}): convert them to one type, or use folders of one type"
+        )
+
+    def example(self, i: int) -> str:
+        """Return the name of the first file whose values have the type at position ``i``."""
+        position = int(self.value_type.eq(i).nonzero()[0, 0])
+        return printable(self.files[position].relative_to(self.files.root))
+
+    @property
+    def file(self) -> Tensor:
+        """Position of the file of each image among the files, (N,)."""
+        return (self.frames == 0).cumsum(0) - 1
+
 
 def _image_names(root: Path, left_out: list[tuple[str, str]]) -> Iterator[str]:
     """Yield the relative paths of the images in a folder, and note other files.
 
-    Links are followed. Hidden files and folders are no part of the data.
+    Links are followed. Hidden files and folders, and those of the system, are no part of the data.
     """
     status = os.stat(root)
     return _names_inside(str(root), "", {(status.st_dev, status.st_ino)}, left_out)
@@ -185,7 +262,7 @@ def _names_inside(
             visible = sorted(
                 (entry.name, os.path.isdir(entry), entry.is_symlink())
                 for entry in entries
-                if not entry.name.startswith(".")
+                if not entry.name.startswith(".") and entry.name.lower() not in _OF_THE_SYSTEM
             )
     except OSError as error:
         raise UserError(
@@ -250,7 +327,7 @@ def _split_folders(
 
 
 def _split_of(folder: str | None) -> Split | None:
-    return None if folder is None else _SPLIT_NAMES.get(folder.lower())
+    return None if folder is None else SPLIT_NAMES.get(folder.lower())
 
 
 def _find_classes(

@@ -22,4 +22,5 @@ class Reconstruction(Metric):
 
     def compute(self, module: LitVAE) -> dict[str, Result]:
         """See `Metric.compute`."""
-        return {"mse": self.mean.result("per pixel, in [0, 1]")}
+        kind = "in [0, 1]" if module.model.bounded else "as the model sees it"
+        return {"mse": self.mean.result(f"per pixel, {kind}")}

@@ -30,7 +30,7 @@ class BaseVAE(GenerativeModel, ABC):
     """An autoencoder. Variants implement `terms`, `objective` and what has to do with latents.
 
     Args:
-        likelihood: p(x|z).
+        likelihood: p(x|z), of values in [0, 1] or of any real numbers, as the data have them.
         init_bias_from_data: Initialize the decoder's output bias at the mean training image (for a
             Bernoulli at its logit), so that training spends no time on learning it. Needs a decoder
             with a bias for each pixel.
@@ -46,6 +46,12 @@ class BaseVAE(GenerativeModel, ABC):
         super().__init__(**kwargs)
         self.cond_features = self.num_classes if self.conditional else 0
         self.likelihood = likelihood()
+        if self.likelihood.bounded and not self.bounded:
+            name = type(self.likelihood).__name__
+            raise ValueError(
+                f"{name} is a distribution of values in [0, 1], but these data are not scaled to "
+                "them: choose another likelihood, such as Gaussian, or data.scaling minmax"
+            )
         channels, height, width = self.image_shape
         self.params_shape = self.likelihood.n_params * channels, height, width
         self.init_bias_from_data = init_bias_from_data

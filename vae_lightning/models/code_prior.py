@@ -20,7 +20,6 @@ from vae_lightning.models.capabilities import Capability
 from vae_lightning.models.discrete import DiscreteModel, flatten_codes, unflatten_codes
 from vae_lightning.models.image_model import ObjectiveTerms
 from vae_lightning.models.loading import build, load
-from vae_lightning.nets import ImageShape
 from vae_lightning.nets.code_networks import CausalTransformer, CodeNetwork, MapShape, draw_codes
 from vae_lightning.randomness import Noise
 from vae_lightning.truncation import Truncation
@@ -76,9 +75,7 @@ class CodePrior(DiscreteModel):
             model itself. In a checkpoint of this model, which holds the weights of both, it is what
             `Configurable.describe` returned for the autoencoder, as JSON.
         network: Autoregressive network, one for each level.
-        image_shape: See `ImageModel`.
-        num_classes: See `ImageModel`.
-        conditional: Whether the prior sees the class; required if the autoencoder does.
+        **kwargs: See `ImageModel`. ``conditional`` is required if the autoencoder sees the class.
 
     Attributes:
         autoencoder: The autoencoder.
@@ -101,19 +98,17 @@ class CodePrior(DiscreteModel):
         self,
         autoencoder: str | None = None,
         network: Callable[[MapShape, int, int, int], CodeNetwork] = CausalTransformer,
-        image_shape: ImageShape = (1, 28, 28),
-        num_classes: int = 0,
-        conditional: bool = False,
+        **kwargs: Any,
     ) -> None:
         made, has_weights, trained_on = _autoencoder(autoencoder)
         self.record_argument("autoencoder", json.dumps(made.describe()))
-        super().__init__(image_shape=image_shape, num_classes=num_classes, conditional=conditional)
+        super().__init__(**kwargs)
         _check_fit(made, self)
         self.has_weights = has_weights
         self.trained_on = trained_on
         self.autoencoder = made.requires_grad_(False).train()  # `codes` switches its mode
         self.code_maps = made.code_maps
-        cond_features = num_classes if conditional else 0
+        cond_features = self.num_classes if self.conditional else 0
         above, networks = 0, []
         for one in self.code_maps:
             networks.append(network(one.shape, one.codebook_size, cond_features, above))
@@ -392,6 +387,11 @@ def _check_fit(made: DiscreteModel, prior: CodePrior) -> None:
         raise ValueError(
             f"the autoencoder is of {made.image_shape} images, but the data have "
             f"{prior.image_shape}: use the data that it was trained on"
+        )
+    if made.bounded != prior.bounded:
+        raise ValueError(
+            "the autoencoder was trained on data of another scaling: use the data.scaling that it "
+            "was trained with"
         )
     if made.conditional and not prior.conditional:
         raise ValueError(

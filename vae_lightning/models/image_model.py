@@ -3,6 +3,7 @@
 A model is a plain ``nn.Module``: mathematics and inference. `vae_lightning.training` trains it.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from vae_lightning.data_record import DataRecord
 from vae_lightning.distributions.priors import TrainingImages
 from vae_lightning.models.capabilities import Capability, MissingCapabilityError
 from vae_lightning.nets import Decoder, Encoder, ImageShape
@@ -57,8 +59,11 @@ class ImageModel(Configurable, nn.Module, Scheduled, ABC):
         image_shape: (C, H, W) of the images. The command line takes it from the data.
         num_classes: Number of classes of the data, 0 without labels. Taken from the data, too.
         conditional: Whether the model sees the class of each image.
+        bounded: Whether values are in [0, 1]; if not, they are any real numbers. Taken from the
+            data, too.
 
     Attributes:
+        record: What is known of the data that the model was trained on, None if nothing is.
         initialized: Whether the model has been trained, or initialized from data.
         critic: Network with an optimizer of its own, such as a discriminator, or None.
 
@@ -75,6 +80,7 @@ class ImageModel(Configurable, nn.Module, Scheduled, ABC):
         image_shape: ImageShape = (1, 28, 28),
         num_classes: int = 0,
         conditional: bool = False,
+        bounded: bool = True,
     ) -> None:
         super().__init__()
         _ = self.settings  # refuses at once what a checkpoint could not hold
@@ -87,6 +93,8 @@ class ImageModel(Configurable, nn.Module, Scheduled, ABC):
         self.image_shape = channels, height, width
         self.num_classes = num_classes
         self.conditional = conditional
+        self.bounded = bounded
+        self.record: DataRecord | None = None
         self.register_module("critic", None)
         self.register_load_state_dict_post_hook(_mark_initialized)
 
@@ -221,9 +229,9 @@ class ImageModel(Configurable, nn.Module, Scheduled, ABC):
 
         Raises:
             ValueError: If it is not a float tensor (B, C, H, W) of the model's image shape, or has
-                values outside [0, 1].
+                values outside [0, 1], or of an unbounded model NaN or infinite values.
         """
-        _check_images(x, self.image_shape, type(self).__name__, values)
+        _check_images(x, self, values)
 
     @property
     def device(self) -> torch.device:
@@ -283,18 +291,23 @@ def _mark_initialized(module: Any, incompatible_keys: Any) -> None:
     module.initialized = True
 
 
-def _check_images(x: Tensor, image_shape: ImageShape, name: str, values: bool) -> None:
+def _check_images(x: Tensor, model: ImageModel, values: bool) -> None:
     """See `ImageModel.check_images`."""
-    shape = ", ".join(map(str, image_shape))
-    takes = f"this {name} takes float images (B, {shape}) with values in [0, 1]"
-    if x.shape[1:] != torch.Size(image_shape) or not x.is_floating_point():
+    shape = ", ".join(map(str, model.image_shape))
+    kind = "values in [0, 1]" if model.bounded else "finite values"
+    takes = f"this {type(model).__name__} takes float images (B, {shape}) with {kind}"
+    if x.shape[1:] != torch.Size(model.image_shape) or not x.is_floating_point():
         raise ValueError(f"{takes}, got {str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}")
-    if values and x.numel():
-        low, high = (bound.item() for bound in x.detach().aminmax())
-        # Written so that NaN is refused too; interpolation may overshoot a little.
-        if not (low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT):
-            hint = "divide them by 255" if 1 < high <= 255 and low >= 0 else "scale them"
-            raise ValueError(f"{takes}, got values from {low:.4g} to {high:.4g}: {hint}")
+    if not values or not x.numel():
+        return
+    low, high = (bound.item() for bound in x.detach().aminmax())
+    if not model.bounded:
+        if not math.isfinite(low) or not math.isfinite(high):
+            raise ValueError(f"{takes}, got NaN or infinite values: remove or replace them")
+    # Written so that NaN is refused too; interpolation may overshoot a little.
+    elif not (low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT):
+        hint = "divide them by 255" if 1 < high <= 255 and low >= 0 else "scale them"
+        raise ValueError(f"{takes}, got values from {low:.4g} to {high:.4g}: {hint}")
 
 
 def _one_hot(

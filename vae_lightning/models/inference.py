@@ -3,6 +3,8 @@
 from abc import ABC, abstractmethod
 from typing import ClassVar, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -77,7 +79,7 @@ class GenerativeModel(ImageModel, ABC):
             generator: A CPU generator; by default torch's global one.
 
         Returns:
-            (n, C, H, W), in [0, 1].
+            (n, C, H, W), in [0, 1] unless the data are unbounded.
 
         Raises:
             MissingCapabilityError: If the model has no prior to sample from.
@@ -97,7 +99,9 @@ class GenerativeModel(ImageModel, ABC):
         raise MissingCapabilityError(type(self).__name__, Capability.SAMPLES)
 
     def decode(self, z: Latents, label: Labels = None) -> Tensor:
-        """Decode latents to images: the means of p(x|z), (B, C, H, W), in [0, 1].
+        """Decode latents to images: the means of p(x|z), (B, C, H, W).
+
+        They are in [0, 1], except for models of unbounded data.
 
         Args:
             z: Latents as `embed` returns them.
@@ -105,7 +109,27 @@ class GenerativeModel(ImageModel, ABC):
         """
         n = len(z) if isinstance(z, Tensor) else len(z[0])
         with self.inference():
-            return self.likelihood.mean(self.likelihood_params(z, self.encode_labels(label, n)))
+            return self.mean_image(self.likelihood_params(z, self.encode_labels(label, n)))
+
+    def mean_image(self, params: Tensor) -> Tensor:
+        """Return the mean of p(x|z), given what the decoder returned; clipped to bounded data."""
+        return self.clipped(self.likelihood.mean(params))
+
+    def clipped(self, x: Tensor) -> Tensor:
+        """Return images clipped to [0, 1], unless the data are unbounded."""
+        return x.clamp(0, 1) if self.bounded else x
+
+    def to_items(self, x: Tensor) -> npt.NDArray[np.float32]:
+        """Return images in the units and with the axes of the data, see `DataRecord.to_items`."""
+        return x.float().cpu().numpy() if self.record is None else self.record.to_items(x)
+
+    def to_picture(self, x: Tensor) -> Tensor:
+        """Return images as a picture shows them, in [0, 1]: see `DataRecord.to_picture`."""
+        if self.bounded:
+            return x
+        if self.record is None:  # of data of which nothing is known
+            return x / 6 + 0.5
+        return self.record.to_picture(x)
 
     def likelihood_params(self, z: Latents, condition: Tensor | None) -> Tensor:
         """Return the parameters of p(x|z) for latents (B, ...), with gradients."""
@@ -113,7 +137,7 @@ class GenerativeModel(ImageModel, ABC):
         return cast(Tensor, self.decoder(self.to_device_dtype(z), condition))
 
     def reconstruct(self, x: Tensor, label: Labels = None) -> Tensor:
-        """Encode and decode images (B, C, H, W) in [0, 1] without noise; see `embed`, `decode`."""
+        """Encode and decode images (B, C, H, W) without noise; see `embed`, `decode`."""
         return self.decode(self.embed(x, label), label)
 
     def latent_vectors(self, x: Tensor, label: Labels = None) -> Tensor:

@@ -86,6 +86,7 @@ class LatentVariableModel(BaseVAE):
         Raises:
             ValueError: If they do not.
         """
+        self.prior.bounded = self.bounded
         with self.inference():
             self.prior.attach(self.posterior, self.image_shape)
         self.check_parts()

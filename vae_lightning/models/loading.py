@@ -97,6 +97,7 @@ def load_model(path: str | Path, map_location: str | torch.device = "cpu") -> Im
     for module in model.modules():
         if isinstance(module, Scheduled):
             module.step = held.record.step
+    model.record = held.record.known_data
     return model.to(map_location).eval()
 
 

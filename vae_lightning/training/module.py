@@ -114,6 +114,7 @@ class LitVAE(EvaluationModule):
     def setup(self, stage: str) -> None:
         """Initialize the model from the data, choose the steps per call, compile the networks."""
         strategies.prepare(self.trainer.strategy, self.model)
+        self.model.record = getattr(self.trainer.datamodule, "record", self.model.record)  # type: ignore[attr-defined]
         if stage == "fit":
             if self.trainer.global_step == 0:
                 self.step = 0  # that of a checkpoint is restored later
@@ -348,6 +349,7 @@ def _record_of(module: LitVAE) -> TrainingRecord:
         ended_early=module.ended_early,
         run=module.run,
         class_names=[str(name) for name in getattr(data, "class_names", None) or ()],
+        data_record=None if module.model.record is None else module.model.record.to_dict(),
     )
 
 

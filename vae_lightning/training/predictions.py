@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
+import numpy.typing as npt
 import torch
 from numpy.lib.format import open_memmap
 from PIL import Image
@@ -15,14 +16,19 @@ from torch import Tensor
 
 from vae_lightning import plotting, randomness
 from vae_lightning.batch import Batch
+from vae_lightning.data_record import DataRecord
 from vae_lightning.errors import UserError
 from vae_lightning.files import atomic_write_text
+
+_IMAGES = ("original", "reconstruction")
+"""Outputs that are images."""
 
 
 class PredictionWriter(pl.Callback):
     """Callback that writes the outputs of ``predict_step``, one ``.npy`` file per name.
 
-    Files have one row per image in the order of the split. With several processes, each writes its
+    Files have one row per image in the order of the split. Images are in the units of the data and
+    have the axes of their files. With several processes, each writes its
     rows into the shared files. ``original``, ``index`` and, with labels, ``label`` are added, and a
     picture of some images above their reconstructions. Everything is written to
     ``FOLDER.partial``, which is renamed to ``FOLDER`` when it is complete.
@@ -45,6 +51,8 @@ class PredictionWriter(pl.Callback):
         self.partial = self.folder.with_name(self.folder.name + ".partial")
         self.images = images
         self.arrays: dict[str, np.memmap[Any, Any]] = {}
+        self.model: Any = None
+        self.seen = 0
 
     def _choose(self, folder: Path) -> Path:
         """Return the folder, or one with a number if it has predictions of other images."""
@@ -57,7 +65,7 @@ class PredictionWriter(pl.Callback):
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Create an empty folder."""
-        self.arrays = {}
+        self.arrays, self.seen = {}, 0
         if trainer.is_global_zero:
             ours = not self.folder.exists() or (self.folder / "index.npy").is_file()
             if not ours:
@@ -79,23 +87,39 @@ class PredictionWriter(pl.Callback):
     ) -> None:
         """Write the rows of a batch."""
         if not isinstance(batch, Batch):
-            raise UserError(
-                "predictions need batches with the index of each image: use a data module of "
-                "vae_lightning or yield vae_lightning.data.Batch"
-            )
-        rows = {"index": batch.indices, "original": batch.x, **outputs}
+            batch = self._numbered(Batch.of(batch), trainer)
+        found = {"index": batch.indices, "original": batch.x, **outputs}
         if batch.y is not None:
-            rows["label"] = batch.y
-        rows = {
-            name: value.float() if value.is_floating_point() else value
-            for name, value in rows.items()
-        }
+            found["label"] = batch.y
         if not self.arrays:
-            loader: Any = trainer.predict_dataloaders
-            self._open(trainer, rows, len(loader.dataset))
+            self.model = getattr(pl_module, "model", None)
+        rows = {name: self._array(name, value) for name, value in found.items()}
+        if not self.arrays:
+            self._open(trainer, rows, _size(trainer.predict_dataloaders))
         where = batch.indices.cpu().numpy()
         for name, value in rows.items():
-            self.arrays[name][where] = value.cpu().numpy()
+            self.arrays[name][where] = value
+
+    def _numbered(self, batch: Batch, trainer: pl.Trainer) -> Batch:
+        """Number the items of a loader from elsewhere, in its order."""
+        places = torch.arange(self.seen, self.seen + len(batch.x))
+        self.seen += len(batch.x)
+        # Lightning gives every process every n-th item.
+        return batch._replace(indices=places * trainer.world_size + trainer.global_rank)
+
+    def _array(self, name: str, value: Tensor) -> npt.NDArray[Any]:
+        """Return values as they are written: images in the units and the axes of the data."""
+        if self.record is not None and name in _IMAGES:
+            return self.record.to_items(value)
+        array: npt.NDArray[Any] = (
+            (value.float() if value.is_floating_point() else value).cpu().numpy()
+        )
+        return array
+
+    @property
+    def record(self) -> DataRecord | None:
+        """What is known of the data that the model was trained on."""
+        return getattr(self.model, "record", None)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remove missing rows, draw the picture and rename the folder."""
@@ -120,20 +144,22 @@ class PredictionWriter(pl.Callback):
         }
         n = len(arrays["original"])
         shown = randomness.choose(n, min(n, self.images), 0, "pictures").sort().values.numpy()
-        figure = plotting.reconstructions(
-            torch.tensor(arrays["original"][shown]),
-            torch.tensor(arrays["reconstruction"][shown]),
-            title="Originals and reconstructions",
-        )
+        pictures = [self._picture(array[shown]) for array in arrays.values()]
+        figure = plotting.reconstructions(*pictures, title="Originals and reconstructions")
         Image.fromarray(plotting.to_array(figure)).save(self.partial / "reconstructions.png")
 
-    def _open(self, trainer: pl.Trainer, rows: dict[str, Tensor], n: int) -> None:
+    def _picture(self, values: npt.NDArray[Any]) -> Tensor:
+        """Return written images as a picture shows them, (N, C, H, W), in [0, 1]."""
+        if self.record is None:
+            return torch.from_numpy(values)
+        return self.record.to_picture(self.record.from_items(values))
+
+    def _open(self, trainer: pl.Trainer, rows: dict[str, npt.NDArray[Any]], n: int) -> None:
         """Open the files in all processes, after the first process has created them."""
         if trainer.is_global_zero:
             for name, value in rows.items():
-                array = value[:1].cpu().numpy()
                 made = open_memmap(
-                    self.partial / f"{name}.npy", "w+", array.dtype, (n, *array.shape[1:])
+                    self.partial / f"{name}.npy", "w+", value.dtype, (n, *value.shape[1:])
                 )
                 if name == "index":
                     made[:] = -1
@@ -148,3 +174,18 @@ class PredictionWriter(pl.Callback):
             return
         for path in self.partial.glob("*.npy"):
             np.save(path, np.load(path, allow_pickle=False)[present])
+
+
+def _size(loader: Any) -> int:
+    """Return the number of items of the loader that is predicted.
+
+    Raises:
+        UserError: If it is not known.
+    """
+    try:
+        return len(loader.dataset)
+    except (AttributeError, TypeError) as error:
+        raise UserError(
+            "predictions are written for one DataLoader of a data set with a length: pass one to "
+            "Trainer.predict"
+        ) from error

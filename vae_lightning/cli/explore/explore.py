@@ -41,6 +41,11 @@ def run(options: argparse.Namespace) -> None:
     """Write the page."""
     trained = Trained.load(options)
     model, label = trained.model, trained.label(options.label)
+    if model.image_shape[0] not in (1, 3) or model.image_shape[1] == 1 or not model.bounded:
+        raise UserError(
+            "vae explore shows gray and RGB images: use vae traverse, vae interpolate and "
+            "vae encode for these data"
+        )
     outputs = Outputs(options, trained.held, "explore", (".html",))
     n = min(options.n, max(50, _MOST_VALUES // math.prod(model.image_shape)))
     note, names, given = "", None, None

@@ -92,7 +92,7 @@ def _pictures(trained: Trained, options: argparse.Namespace, outputs: Outputs) -
     model, found = trained.model, {}
     if model.has(Capability.SAMPLES):
         images = explore.sample(model, _SAMPLES, seed=options.seed)
-        outputs.figure("samples", plotting.image_grid(images))
+        outputs.figure("samples", plotting.image_grid(model.to_picture(images)))
         found["samples.png"] = "Samples"
     try:
         data = items.RunData("test", trained, options.root)
@@ -103,7 +103,8 @@ def _pictures(trained: Trained, options: argparse.Namespace, outputs: Outputs) -
         return found
     with torch.no_grad():
         again = model.reconstruct(part.x, label)
-    outputs.figure("reconstructions", plotting.reconstructions(part.x, again))
+    pictures = model.to_picture(part.x), model.to_picture(again)
+    outputs.figure("reconstructions", plotting.reconstructions(*pictures))
     found["reconstructions.png"] = "Test images and their reconstructions"
     return found
 

@@ -64,21 +64,22 @@ def run(options: argparse.Namespace) -> None:
     rows, row_names = [], []
     for i, (a, b) in enumerate(pairs):
         for path in paths:
-            rows.append(made[path].images[i])
+            rows.append(model.to_picture(made[path].images[i]))
             decoded = "" if classes is None else f", as {trained.class_names[int(classes[i])]}"
             row_names.append(f"{names[a]} to {names[b]}, {path}{decoded}")
     title = f"Interpolations of {type(model).__name__}"
     outputs.figure("interpolations", plotting.image_rows(torch.stack(rows), row_names, title=title))
     for path in paths:
         outputs.animation(
-            "interpolations" if outputs.file else path, made[path].images.flatten(0, 1)
+            "interpolations" if outputs.file else path,
+            model.to_picture(made[path].images.flatten(0, 1)),
         )
         if outputs.file:
             break
     outputs.arrays(
         "interpolations",
         {
-            **{path: found.images for path, found in made.items()},
+            **{path: model.to_items(found.images) for path, found in made.items()},
             **{f"{path}_latents": found.latents for path, found in made.items()},
         },
     )

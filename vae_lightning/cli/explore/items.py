@@ -15,6 +15,7 @@ from tqdm import tqdm
 from vae_lightning.cli.explore.options import Parser, Trained
 from vae_lightning.errors import UserError
 from vae_lightning.files import expand
+from vae_lightning.images.arrays import read_values
 from vae_lightning.images.decoding import background_color, read_frames
 from vae_lightning.images.folder_listing import Listing
 from vae_lightning.models.loading import find_imported
@@ -144,9 +145,12 @@ class Files(Items):
         y: Tensor | None = None,
     ) -> None:
         super().__init__()
-        shape = trained.model.image_shape
-        if shape[0] not in (1, 3):
-            raise UserError(f"the model takes images of {shape[0]} channels: give an array")
+        shape, self.record = trained.model.image_shape, trained.model.record
+        self.is_scaled = self.record is not None and not self.record.is_8_bit
+        if shape[1] == 1 or (shape[0] not in (1, 3) and not self.is_scaled):
+            raise UserError(
+                f"the model takes items of shape {shape}, which image files are not: give an array"
+            )
         self.paths, self.names, self.frames, self.y = paths, names, frames, y
         self.trained = trained
         self.background = background_color(trained.data_settings.get("background", "white"))
@@ -166,16 +170,30 @@ class Files(Items):
         for position in positions:
             frame = 0 if self.frames is None else self.frames[position]
             try:
-                (image,) = read_frames(self.paths[position], [frame], shape, self.background)
+                (image,) = self._read(self.paths[position], frame)
             except UserError as error:
                 self.failed.append((self.name(position), str(error)))
                 continue
             images.append(image)
             kept.append(position)
         index = torch.tensor(kept, dtype=torch.int64)
-        x = torch.stack(images).float() / 255 if images else torch.empty(0, *shape)
+        x = torch.stack(images) if images else torch.empty(0, *shape)
         x = binarized(x, index, self.trained)
         return Part(x, None if self.y is None else self.y[index], index)
+
+    def _read(self, path: Path, frame: int) -> Iterator[Tensor]:
+        """Read an image as the model sees it, (C, H, W)."""
+        shape = self.trained.model.image_shape
+        if not self.is_scaled:
+            for image in read_frames(path, [frame], shape, self.background):
+                yield image.float() / 255
+            return
+        assert self.record is not None
+        for image in read_values(path, [frame], shape):
+            low, high = (np.array([bound.item()]) for bound in image.aminmax())
+            if len(self.record.low) == 1:
+                self.record.check_values(low, high, str(path))
+            yield torch.from_numpy(self.record.to_model(image[None].numpy()))[0]
 
 
 class Arrays(Items):
@@ -189,14 +207,45 @@ class Arrays(Items):
     def __init__(self, path: Path, trained: Trained) -> None:
         super().__init__()
         self.path, self.trained = path, trained
-        self.array = self._shaped(_load_array(path))
+        self.record = trained.model.record
+        given = _load_array(path)
+        if self._is_scaled:
+            self._check(given)
+        self.array = self._shaped(given)
         if not len(self.array):
             raise UserError(f"{path} has no images")
         self.what = path.name
 
+    @property
+    def _is_scaled(self) -> bool:
+        """Whether the model was trained on values in the units of a user's files."""
+        return self.record is not None and not self.record.is_8_bit
+
+    def _check(self, array: Any) -> None:
+        """Check that values are such as the model was trained on."""
+        assert self.record is not None
+        if array.dtype.kind not in "buif" or not array.size:
+            raise UserError(f"{self.path} has values of type {array.dtype}: give numbers")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise UserError(f"{self.path} has values that are NaN or infinite: replace them")
+        low, high = np.array([array.min()]), np.array([array.max()])
+        if len(self.record.low) == 1:
+            self.record.check_values(low, high, str(self.path))
+
     def _shaped(self, array: Any) -> Any:
-        """Return the array as (N, C, H, W)."""
+        """Return the array as (N, C, H, W), or as items in the axes of the training data."""
         channels, height, width = shape = self.trained.model.image_shape
+        if self._is_scaled:
+            assert self.record is not None
+            wanted = self.record.item_shape
+            if array.shape == wanted:
+                array = array[None]
+            if array.shape[1:] != wanted:
+                raise UserError(
+                    f"{self.path} has the shape {array.shape}, but the model was trained on items "
+                    f"of {wanted}: give an array (N, {', '.join(map(str, wanted))})"
+                )
+            return array
         if array.dtype.kind == "f":
             low, high = array.min(initial=0), array.max(initial=1)
             if not (low >= -1e-3 and high <= 1.001):
@@ -237,6 +286,10 @@ class Arrays(Items):
     def read(self, positions: Sequence[int]) -> Part:
         """See `Items.read`."""
         index = torch.as_tensor(positions)
+        if self._is_scaled:
+            assert self.record is not None
+            x = self.record.from_items(self.array[index.numpy()])
+            return Part(binarized(x, index, self.trained), None, index)
         x = torch.tensor(np.ascontiguousarray(self.array[index.numpy()]))
         x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
         return Part(binarized(x, index, self.trained), None, index)
@@ -278,6 +331,8 @@ class RunData(Items):
         except TypeError as error:
             what = "--root" if root is not None else trained.held.path
             raise UserError(f"{what}: {cls.__name__} cannot be built ({error})") from error
+        if record := trained.model.record:
+            self.data.use_record(record)
         self.data.prepare_data()
         self.data.setup("predict")
         self.data.teardown("predict")

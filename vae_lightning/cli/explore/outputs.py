@@ -115,13 +115,16 @@ class Outputs:
 
         Args:
             name: Name without the suffix.
-            frames: Images in [0, 1], (S, C, H, W).
+            frames: Images in [0, 1], (S, C, H, W), or rows of K images, (S, K, C, H, W).
             seconds: Time of a frame.
         """
         if not self.wants(".gif"):
             return
         zoom = max(1, -(-_GIF_SIZE // min(frames.shape[-2:])))
-        there = [as_picture(frame, zoom) for frame in frames]
+        rows = frames if frames.ndim == 5 else frames[:, None]
+        pixels = plotting.pictures(rows.flatten(0, 1), zoom=zoom)
+        pixels = pixels.reshape(*rows.shape[:2], *pixels.shape[1:])
+        there = [Image.fromarray(np.concatenate(row, 1)) for row in pixels]
         pictures = [*there, *there[-2:0:-1]]
         pictures[0].save(
             self.path(f"{name}.gif"),
@@ -134,8 +137,10 @@ class Outputs:
     def images(self, folder: str, images: Tensor, names: Sequence[str]) -> None:
         """Write each image to a PNG file in a sub-folder; nothing where ``--out`` is a file."""
         if self.file is None:
-            for image, name in zip(images, names, strict=True):
-                as_picture(image).save(self.path(f"{folder}/{name}.png"))
+            for pixels, name in zip(plotting.pictures(images), names, strict=True):
+                is_gray = images.shape[1] == 1 and images.shape[2] > 1
+                shown = np.ascontiguousarray(pixels[..., 0]) if is_gray else pixels
+                Image.fromarray(shown).save(self.path(f"{folder}/{name}.png"))
 
     def report(self) -> None:
         """Print where everything is."""
@@ -150,17 +155,3 @@ class Outputs:
             for folder, _, name in [str(path.relative_to(self.folder)).rpartition("/")]
         )
         print(f"Wrote {', '.join(names)} to {short(self.folder)}")
-
-
-def as_picture(image: Tensor, zoom: int = 1) -> Image.Image:
-    """Convert an image in [0, 1], (C, H, W), to one of Pillow.
-
-    Raises:
-        UserError: If it has neither one nor three channels.
-    """
-    if len(image) not in (1, 3):
-        raise UserError(f"images of {len(image)} channels cannot be drawn: write .npz instead")
-    levels = image.mul(255).round().clamp(0, 255).byte()
-    levels = levels.repeat_interleave(zoom, 1).repeat_interleave(zoom, 2)
-    pixels = levels[0] if len(levels) == 1 else levels.movedim(0, -1)
-    return Image.fromarray(pixels.contiguous().numpy())

@@ -40,13 +40,20 @@ def run(options: argparse.Namespace) -> None:
     outputs.figure(
         "reconstructions",
         plotting.reconstructions(
-            x[shown], reconstruction[shown], title=f"Reconstructions of {given.what}"
+            model.to_picture(x[shown]),
+            model.to_picture(reconstruction[shown]),
+            title=f"Reconstructions of {given.what}",
         ),
     )
     names = [given.name(i) for i in place.tolist()]
     outputs.arrays(
         "reconstructions",
-        {"name": names, "original": x, "reconstruction": reconstruction, "squared_error": error},
+        {
+            "name": names,
+            "original": model.to_items(x),
+            "reconstruction": model.to_items(reconstruction),
+            "squared_error": error,
+        },
     )
     rows = zip(names, error.tolist(), strict=True)
     outputs.table(

@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -82,7 +83,7 @@ def run(options: argparse.Namespace) -> None:
         "seed": options.seed,
         "batch_size": options.batch_size,
     }
-    arrays: dict[str, torch.Tensor] = {}
+    arrays: dict[str, Any] = {}
     if isinstance(model, CodePrior) and options.density is None:
         images, codes, nll = explore.sample_codes(model, n, label, **how)
         arrays = _codes(codes, nll)
@@ -96,15 +97,15 @@ def run(options: argparse.Namespace) -> None:
     if options.label is not None:
         title += f", class {options.label}"
     if by_class:
-        grid = images.unflatten(0, (len(names), columns))
+        grid = model.to_picture(images).unflatten(0, (len(names), columns))
         outputs.figure("samples", plotting.class_grid(grid, names, title=title))
     else:
-        outputs.figure("samples", plotting.image_grid(images, title=title))
-    arrays = {"x": images, **arrays}
+        outputs.figure("samples", plotting.image_grid(model.to_picture(images), title=title))
+    arrays = {"x": model.to_items(images), **arrays}
     if label is not None:
         arrays["label"] = torch.as_tensor(label).expand(n)
     outputs.arrays("samples", arrays)
-    outputs.images("images", images, [f"{i:05d}" for i in range(n)])
+    outputs.images("images", model.to_picture(images), [f"{i:05d}" for i in range(n)])
     outputs.report()
 
 

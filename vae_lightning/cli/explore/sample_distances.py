@@ -91,7 +91,8 @@ def compare_samples(
     outputs.table("samples", rows)
     labels = [f"{row['samples']}  {row['frechet_distance']:.1f}" for row in rows]
     title = "Samples, and their Fréchet distances from test images"
-    outputs.figure("samples", plotting.image_rows(torch.stack(images), labels, title=title))
+    pictures = sources[0].trained.model.to_picture(torch.stack(images))
+    outputs.figure("samples", plotting.image_rows(pictures, labels, title=title))
 
 
 def _sources(name: str, trained: Trained) -> list[_Source]:

@@ -153,7 +153,8 @@ def _draw(
         part = given.read(chosen.tolist())
         labels = items.labels_of(part, label, trained)
         made = trained.model.reconstruct(part.x, labels).cpu()
-        rows += [part.x, made, (part.x - made).abs()]
+        x, made = (trained.model.to_picture(images) for images in (part.x, made))
+        rows += [x, made, (x - made).abs()]
         names += [what, "reconstruction", "error"]
     title = f"{given.what}, by {by}"
     outputs.figure("scores", plotting.image_rows(torch.stack(rows), names, title=title))

@@ -69,20 +69,25 @@ def run(options: argparse.Namespace) -> None:
     made = traverse(model, z, dimensions, label, steps=options.steps, limit=options.limit)
     numbers = [f"  {unit} {use[d]:.2f}" if use is not None else "" for d in dimensions]
     figure = plotting.traversals(
-        made.images,
+        model.to_picture(made.images),
         [f"z{d}{number}" for d, number in zip(dimensions, numbers, strict=True)],
         made.values.tolist(),
         x_label=made.axis_label,
         title=f"Traversals from {what}",
-        original=original,
-        decoded=made.decoded,
+        original=None if original is None else model.to_picture(original),
+        decoded=None if made.decoded is None else model.to_picture(made.decoded),
         own=made.own.tolist(),
     )
     outputs.figure("traversals", figure)
-    outputs.animation("traversals", _beside_each_other(made.images))
+    outputs.animation("traversals", model.to_picture(made.images).transpose(0, 1))
     outputs.arrays(
         "traversals",
-        {"x": made.images, "dimensions": dimensions, "values": made.values, "own": made.own},
+        {
+            "x": model.to_items(made.images),
+            "dimensions": dimensions,
+            "values": made.values,
+            "own": made.own,
+        },
     )
     if note:
         print(note)
@@ -100,8 +105,3 @@ def _use(options: argparse.Namespace, trained: Trained) -> tuple[torch.Tensor | 
         return *dimension_use(trained.model, part.x, label), ""
     except UserError as error:
         return None, "", f"Note: the dimensions are not ordered by their use ({error})"
-
-
-def _beside_each_other(images: torch.Tensor) -> torch.Tensor:
-    """Return frames (S, C, H, W) with the dimensions (D, S, C, H, W) beside each other."""
-    return torch.cat(list(images), 3)

@@ -1,0 +1,87 @@
+"""What a user is told about a training before it begins, and what is chosen for him."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import lightning.pytorch as pl
+from jsonargparse import Namespace
+
+from vae_lightning.data import ImageData
+from vae_lightning.data.sampling import fitting_batch_size
+from vae_lightning.distributions.likelihoods import Bernoulli, DiscretizedLogistic
+from vae_lightning.models.image_model import ImageModel
+from vae_lightning.models.inference import GenerativeModel
+
+_FEW_UPDATES = 50
+_FEW_VALIDATION_IMAGES = 10
+_UPDATES = 2500
+"""Number of updates after which a small VAE draws recognizable images."""
+_FEWEST_EPOCHS, _MOST_EPOCHS = 5, 300
+
+
+def fill_epochs(data: Any, *options: Namespace) -> None:
+    """Fill in a number of epochs where options do not say how long to train.
+
+    It makes about 2,500 updates, in 5 to 300 epochs.
+
+    Args:
+        data: The data module.
+        *options: The options of ``vae fit`` in several places; changed in place.
+    """
+    trainer = options[0].trainer
+    if (trainer.max_epochs, trainer.max_time) != (None, None) or trainer.max_steps != -1:
+        return
+    epochs = _FEWEST_EPOCHS
+    if isinstance(data, ImageData):
+        devices = trainer.devices if isinstance(trainer.devices, int) else 1
+        images = data.batch_size * max(1, devices) * trainer.num_nodes
+        updates = max(1, data.num_train // images)
+        epochs = min(_MOST_EPOCHS, max(_FEWEST_EPOCHS, math.ceil(_UPDATES / updates)))
+    for option in options:
+        option.trainer.max_epochs = epochs
+
+
+def advice(trainer: pl.Trainer, model: ImageModel, data: ImageData) -> Iterator[str]:
+    """Yield sentences about a training that is likely to disappoint."""
+    yield from _about_likelihood(model, data)
+    yield from _about_updates(trainer, data)
+    n = data.split_size("val")
+    if n < _FEW_VALIDATION_IMAGES and data.is_users:
+        yield (
+            f"only {n} validation {'item' if n == 1 else 'items'}: the validation loss, by which "
+            "the best weights are chosen, is little more than chance; add items, or give a larger "
+            "--data.val_share"
+        )
+
+
+def _about_likelihood(model: ImageModel, data: ImageData) -> Iterator[str]:
+    if not data.is_users or not isinstance(model, GenerativeModel):
+        return
+    likelihood = model.likelihood
+    if isinstance(likelihood, Bernoulli) and not data.is_binary:
+        better = "DiscretizedLogistic" if data.record.dtype == "uint8" else "Gaussian"
+        yield (
+            "a Bernoulli of values between 0 and 1 is a loss, not a likelihood: for numbers that "
+            f"mean something, --model.likelihood {better}"
+        )
+    elif data.is_binary and not likelihood.binary:
+        yield "all values are 0 or 1, for which there is --model.likelihood Bernoulli"
+    elif isinstance(likelihood, DiscretizedLogistic) and data.record.dtype != "uint8":
+        yield (
+            "a DiscretizedLogistic is a distribution of the 256 values of 8-bit images, and these "
+            f"are {data.record.dtype} values: --model.likelihood Gaussian"
+        )
+
+
+def _about_updates(trainer: pl.Trainer, data: ImageData) -> Iterator[str]:
+    batches = data.num_train // (data.batch_size * trainer.world_size)
+    updates = max(1, batches // trainer.accumulate_grad_batches)
+    if updates >= _FEW_UPDATES:
+        return
+    fitting = fitting_batch_size(data.num_train // trainer.world_size)
+    if fitting < data.batch_size:
+        remedy = f"--data.batch_size {fitting} makes {data.num_train // fitting}"
+    else:
+        remedy = "give more --trainer.max_epochs if the pictures stay blurred"
+    yield f"an epoch has {updates} {'update' if updates == 1 else 'updates'}: {remedy}"
