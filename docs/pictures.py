@@ -12,6 +12,7 @@ import argparse
 import subprocess
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 PICTURES = Path(__file__).parent / "pages" / "pictures"
@@ -32,21 +33,37 @@ RUNS = {
         "12",
         *EVERY_EPOCH,
     ],
+    "spectra": ["--data", "Arrays", "--data.root"],
 }
 LAST = {
     "vae_2d_manifold.png": ("vae_2d", "manifold"),
     "vae_2d_latents.png": ("vae_2d", "latents"),
     "cvae_classes.png": ("cvae", "classes"),
     "vq_vae_code_maps.png": ("vq_vae", "code_maps"),
+    "spectra.png": ("spectra", "reconstructions"),
 }
 """The last figure of a run, by the name of the picture."""
+
+
+def make_spectra(folder: Path) -> str:
+    """Write an array of 2,000 spectra with a peak and noise, and return its path."""
+    rng = np.random.default_rng(0)
+    wavelength = np.linspace(400, 700, 200)
+    center = rng.choice([450, 550, 620], 2000) + rng.normal(0, 10, 2000)
+    width, height = rng.uniform(10, 25, 2000), rng.uniform(500, 2000, 2000)
+    peaks = np.exp(-(((wavelength - center[:, None]) / width[:, None]) ** 2))
+    spectra = height[:, None] * peaks + 300 + rng.normal(0, 20, (2000, 200))
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / "spectra.npy", spectra)
+    return str(folder / "spectra.npy")
 
 
 def train(folder: Path, name: str) -> Path:
     """Train a run unless it is there, and return its folder."""
     run = folder / name / "version_0"
     if not (run / "figures" / "losses.png").exists():
-        command = ["vae", "fit", *RUNS[name], "--output_dir", str(folder), "--name", name]
+        data = [make_spectra(folder)] if name == "spectra" else []
+        command = ["vae", "fit", *RUNS[name], *data, "--output_dir", str(folder), "--name", name]
         subprocess.run(command, check=True)
     return run
 

@@ -51,7 +51,7 @@ def shortened(words):
     if "--ckpt_path" in words:
         return [*words, *SHORT]
     epochs = [] if "--trainer.max_epochs" in words else ["--trainer.max_epochs", "1"]
-    is_own = data_of(words) == "ImageFolder" or "--init_from" in words
+    is_own = data_of(words) in ("ImageFolder", "Arrays", "Table") or "--init_from" in words
     return [*words, *([] if is_own else SMALL), *SHORT, *epochs]
 
 
@@ -85,12 +85,19 @@ def folder(tmp_path, monkeypatch):
         sys.modules.pop(name, None)
 
 
-def make_photos(folder):
+def make_files(path):
+    """Make a folder of photos, an array of spectra, or a table."""
     rng = np.random.default_rng(0)
-    folder.mkdir(parents=True)
+    if path.suffix == ".npy":
+        np.save(path, rng.normal(size=(60, 40)))
+        return
+    if path.suffix == ".csv":
+        np.savetxt(path, rng.normal(size=(60, 3)), "%.3f", ",", header="a,b,c", comments="")
+        return
+    path.mkdir(parents=True)
     for i in range(20):
         pixels = rng.integers(0, 255, (24, 30, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{i}.png")
+        Image.fromarray(pixels).save(path / f"{i}.png")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -102,7 +109,7 @@ def test_commands_run(name, folder, monkeypatch):
         elif not comment.startswith("<!-- not run: "):
             if given := re.fullmatch(r"<!-- given: (.*) -->\n", comment):
                 for one in given[1].split(", "):
-                    make_photos(folder / one)
+                    make_files(folder / one)
             elif file := re.fullmatch(r"<!-- file: (.*) -->\n", comment):
                 (folder / file[1]).write_text(source)
             for line in text.splitlines():

@@ -12,6 +12,7 @@ from vae_lightning.data.sampling import fitting_batch_size
 from vae_lightning.distributions.likelihoods import Bernoulli, DiscretizedLogistic
 from vae_lightning.models.image_model import ImageModel
 from vae_lightning.models.inference import GenerativeModel
+from vae_lightning.nets.sizes import linear_size
 
 _FEW_UPDATES = 50
 _FEW_VALIDATION_IMAGES = 10
@@ -45,6 +46,7 @@ def fill_epochs(data: Any, *options: Namespace) -> None:
 def advice(trainer: pl.Trainer, model: ImageModel, data: ImageData) -> Iterator[str]:
     """Yield sentences about a training that is likely to disappoint."""
     yield from _about_likelihood(model, data)
+    yield from _about_size(model)
     yield from _about_updates(trainer, data)
     n = data.split_size("val")
     if n < _FEW_VALIDATION_IMAGES and data.is_users:
@@ -71,6 +73,16 @@ def _about_likelihood(model: ImageModel, data: ImageData) -> Iterator[str]:
         yield (
             "a DiscretizedLogistic is a distribution of the 256 values of 8-bit images, and these "
             f"are {data.record.dtype} values: --model.likelihood Gaussian"
+        )
+
+
+def _about_size(model: ImageModel) -> Iterator[str]:
+    size = linear_size(model)
+    if size.is_huge:
+        yield (
+            f"{size.parameters:,} of {size.total:,} parameters are in linear layers, between "
+            f"{size.flat_size:,} values and the latent: with images this large, --model.encoder "
+            "ResidualEncoder in a vq_vae, or the default ConvEncoder and ConvDecoder, have far fewer"
         )
 
 

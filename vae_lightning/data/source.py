@@ -73,6 +73,7 @@ class ImageSource(Configurable, ABC):
         return DataRecord(
             self.image_shape,
             binary=self.is_binary,
+            channels={1: ("gray",), 3: ("red", "green", "blue")}.get(self.image_shape[0], ()),
             class_names=tuple(map(str, names)),
             class_counts=self.class_counts(),
         )

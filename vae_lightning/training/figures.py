@@ -114,7 +114,9 @@ class FigureCallback(pl.Callback):
         assert self.folder is not None
         x = torch.cat([batch.x for batch in self.batches]) if self.batches else torch.empty(0)
         labels = [batch.y for batch in self.batches if batch.y is not None]
-        class_names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
+        data = getattr(trainer, "datamodule", None)
+        class_names = getattr(data, "class_names", None)
+        self.figure.images_of = f"validation {getattr(data, 'noun', 'image')}s"
         y = torch.cat(labels) if labels else None
         self.figure.epoch = self.epoch
         try:
