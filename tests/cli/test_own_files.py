@@ -126,7 +126,7 @@ def test_a_table_has_its_own_default(folder, capsys):
     quick = [*figures, "--trainer.max_epochs=20", "--optimizer.lr=0.02", "--name=own", *QUICK]
     main(["fit", *given, *quick])
     out = capsys.readouterr().out
-    assert "119 rows (95 train, 12 val, 12 test), 2 columns, in 2 classes (busy, idle)" in out
+    assert "119 rows (95 train, 12 val, 12 test), 2 columns, in 2 classes (busy: " in out
     assert "1 row left out (listed in runs/own/version_0/left_out.txt)" in out
     assert Path("runs/own/version_0/left_out.txt").read_text() == "row 5: no value in heat\n"
     config = Path("runs/own/version_0/config.yaml").read_text()

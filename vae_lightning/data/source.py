@@ -112,6 +112,8 @@ class ImageSource(Configurable, ABC):
         text = f"{sum(sizes.values()):,} {self.noun}s ({shares}), {self.shape_text}"
         if self.num_classes:
             names = [printable(str(name)) for name in self.class_names or range(self.num_classes)]
+            if counts := self.class_counts():
+                names = [f"{name}: {count:,}" for name, count in zip(names, counts, strict=True)]
             shown = [*names[:5], "..."] if len(names) > 6 else names
             classes = "class" if len(names) == 1 else "classes"
             text += f", in {len(names)} {classes} ({', '.join(shown)})"
