@@ -20,6 +20,8 @@ def record_of(layout, **changes):
         "scale": tuple(4.0 * i for i in range(1, channels + 1)),
         "low": (-2.0,) * channels,
         "high": (2.0,) * channels,
+        "mean": (0.0,) * channels,
+        "std": (1.0,) * channels,
     }
     return DataRecord(
         SHAPES[layout],
@@ -73,34 +75,54 @@ def test_a_picture_shows_the_range_of_the_training():
     assert torch.allclose(picture[0, :, 0, 0], torch.tensor([0.0, 0.5]))
 
 
+def record_with(mean, std):
+    n = len(mean)
+    shape = (1, 1, n) if n > 1 else (1, 4, 4)
+    ones = (1.0,) * n
+    return DataRecord(
+        shape, "float32", "minmax", (0.0,) * n, ones, (0.0,) * n, ones, tuple(mean), tuple(std)
+    )
+
+
 @pytest.mark.parametrize(
-    ("low", "high", "fits"),
+    ("mean", "std", "fits"),
     [
-        (0, 100, True),
-        (-50, 250, True),
-        (0, 1, True),
-        (0, 0, True),
-        (0, 0.5, False),
-        (0, 65535, False),
+        (50, 30, True),
+        (200, 100, True),  # brighter
+        (50, 0, True),  # a constant image
+        (0.5, 0.3, False),  # divided by 100
+        (5000, 3000, False),
+        (1e6, 30, False),
     ],
 )
-def test_another_range_is_refused(low, high, fits):
-    record = DataRecord((1, 4, 4), "float32", "minmax", (0.0,), (100.0,), (0.0,), (100.0,))
-    low, high = np.array([low]), np.array([high])
+def test_other_units_are_refused(mean, std, fits):
+    record = record_with([50.0], [30.0])
+    given = np.array([float(mean)]), np.array([float(std)]), 1000, "x.npy"
     if fits:
-        record.check_values(low, high, "x.npy")
+        record.check_values(*given)
         return
-    with pytest.raises(UserError, match=r"x\.npy has values from 0 to .* from 0 to 100"):
-        record.check_values(low, high, "x.npy")
+    with pytest.raises(UserError, match=r"x\.npy has values of .* trained on values of 50 \S 30"):
+        record.check_values(*given)
 
 
-def test_the_column_of_another_range_is_named():
-    record = DataRecord(
-        (1, 1, 2), "float64", "standardize", (0.0, 0.0), (1.0, 1.0), (0.0, 0.0), (1.0, 50.0),
-        bounded=False, layout="D", channels=("pressure", "speed"),
-    )  # fmt: skip
-    with pytest.raises(UserError, match="in pressure"):
-        record.check_values(np.array([0.0, 0.0]), np.array([40.0, 40.0]), "new.csv")
+def test_an_unusual_row_has_no_other_units():
+    record = record_with([0.0] * 5, [1.0] * 5)
+    unusual = np.array([1000.0, 0, 0.1, 0, 0])
+    record.check_values(unusual, np.zeros(5), 1, "new.csv")
+    with pytest.raises(UserError, match="convert them to the same units"):
+        record.check_values(np.full(5, 1000.0), np.ones(5), 50, "new.csv")
+
+
+def test_a_density_of_scaled_values_loses_the_scale():
+    """p(value) = p(x) / scale for each value."""
+    record = record_of("CD")  # two channels of seven values, scales 4 and 8
+    assert record.log_scale() == pytest.approx(7 * np.log(4) + 7 * np.log(8))
+
+
+def test_values_too_large_for_a_network_are_refused():
+    record = DataRecord((1, 1, 1), "float64", "none", bounded=False)
+    with pytest.raises(UserError, match="too large for a network"):
+        record.to_model(np.full((1, 1, 1, 1), 1e39))
 
 
 def test_a_record_is_plain_data():

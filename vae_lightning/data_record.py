@@ -15,11 +15,16 @@ from vae_lightning.errors import UserError
 LAYOUTS = ("D", "CD", "HW", "HWC", "CHW")
 """Axes of an item in an array: values D, channels C, height H, width W."""
 
-_OUTSIDE = 2.0
-"""How far values may lie outside the range of the training, in widths of that range."""
+SCALING_OF_8_BITS = "divided by 255"
 
-_NARROW = 0.01
-"""Smallest spread of other values, in widths of the range of the training."""
+_FACTOR = 50.0
+"""Factor between the standard deviations of data from which on they have other units."""
+
+_SHIFT = 20.0
+"""Distance of the means, in standard deviations, from which on data have other units."""
+
+_FEW_VALUES = 30
+"""Number of values from which on their standard deviation says something."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,8 @@ class DataRecord:
         shape: Shape of an item as the model sees it, (C, H, W); (C, 1, D) for signals.
         dtype: Type of the values in the files, such as ``uint16``.
         scaling: Name of the scaling, such as ``minmax``.
+        mean: Mean of all training values, or of each channel or column, in the units of the data.
+        std: Their standard deviation.
         offset: Offset of all values, or of each channel or column.
         scale: The scale of the same values; positive.
         low: The smallest of the same values among the training items, in the units of the data.
@@ -47,11 +54,13 @@ class DataRecord:
 
     shape: tuple[int, int, int]
     dtype: str = "uint8"
-    scaling: str = "none"
+    scaling: str = SCALING_OF_8_BITS
     offset: tuple[float, ...] = (0.0,)
     scale: tuple[float, ...] = (1.0,)
     low: tuple[float, ...] = (0.0,)
     high: tuple[float, ...] = (1.0,)
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.3,)
     bounded: bool = True
     binary: bool = False
     layout: str = "CHW"
@@ -73,7 +82,8 @@ class DataRecord:
         try:
             entries = {field.name: _frozen(held[field.name]) for field in fields(cls)}
             record = cls(**entries)
-            groups = record.offset, record.scale, record.low, record.high
+            names = ("offset", "scale", "low", "high", "mean", "std")
+            groups = [getattr(record, name) for name in names]
             is_valid = (
                 len(record.shape) == 3
                 and record.layout in LAYOUTS
@@ -91,7 +101,7 @@ class DataRecord:
     @property
     def is_8_bit(self) -> bool:
         """Whether values are those of images of 8 bits, from 0 to 1."""
-        return self.dtype == "uint8" and self.scale == (1.0,) and self.scaling == "none"
+        return self.scaling == SCALING_OF_8_BITS
 
     @property
     def item_shape(self) -> tuple[int, ...]:
@@ -111,18 +121,31 @@ class DataRecord:
         """Scale values (B, C, H, W) of the data to what the model sees, float32.
 
         Values outside the training range are clipped where the model sees [0, 1] only.
+
+        Raises:
+            UserError: If a value is too large for float32.
         """
         x = (values - self.broadcast(self.offset)) / self.broadcast(self.scale)
         if self.bounded:
             x = x.clip(0, 1)
+        if np.abs(x).max(initial=0) > np.finfo(np.float32).max:
+            raise UserError(
+                "the data have values that are too large for a network, up to "
+                f"{np.abs(values).max():.3g}: use another --data.scaling"
+            )
         return x.astype(np.float32)
 
     def to_units(self, x: Tensor) -> Tensor:
-        """Return what a model sees or makes, (..., C, H, W), in the units of the data, float32."""
-        offset, scale = (torch.from_numpy(self.broadcast(v)) for v in (self.offset, self.scale))
-        return (x.cpu().double() * scale + offset).float()
+        """Return what a model sees or makes, (..., C, H, W), in the units of the data.
 
-    def to_items(self, x: Tensor) -> npt.NDArray[np.float32]:
+        They are float32, or float64 where float32 would lose digits of the data.
+        """
+        offset, scale = (torch.from_numpy(self.broadcast(v)) for v in (self.offset, self.scale))
+        values = x.cpu().double() * scale + offset
+        is_exact = np.dtype(self.dtype).itemsize > 4 or np.dtype(self.dtype) in ("int32", "uint32")
+        return values if is_exact else values.float()
+
+    def to_items(self, x: Tensor) -> npt.NDArray[Any]:
         """Return `to_units` as an array with the axes that the items have in the files."""
         values = self.to_units(x)
         if self.layout in ("D", "CD"):
@@ -163,30 +186,44 @@ class DataRecord:
         span = f"from {min(self.low):.6g} to {max(self.high):.6g}"
         return f"{self.dtype} values {span}, {seen}"
 
-    def check_values(self, low: npt.NDArray[Any], high: npt.NDArray[Any], name: str) -> None:
-        """Check that other data can be of the kind that the model was trained on.
+    def check_values(
+        self, mean: npt.NDArray[Any], std: npt.NDArray[Any], count: int, name: str
+    ) -> None:
+        """Check that other data can have the units of those that the model was trained on.
+
+        They are refused if most of their channels or columns are far away, or spread much more or
+        less. An unusual item is none of this.
 
         Args:
-            low: Their smallest values, in the units of the data, one for each entry of `low`.
-            high: Their largest values.
+            mean: Means of the values, one for each entry of `mean`.
+            std: Their standard deviations.
+            count: Number of values of which these are.
             name: What they are, for the message.
 
         Raises:
-            UserError: If they have another range.
+            UserError: If they have other units.
         """
-        known_low, known_high = np.asarray(self.low), np.asarray(self.high)
-        width = np.where(known_high > known_low, known_high - known_low, np.inf)
-        wrong = (high > known_high + _OUTSIDE * width) | (low < known_low - _OUTSIDE * width)
-        wrong |= (high > low) & (high - low < _NARROW * width) & np.isfinite(width)
-        if not wrong.any():
+        known_mean, known_std = np.asarray(self.mean), np.asarray(self.std)
+        varies = known_std > 0
+        if mean.shape != known_mean.shape or not varies.any():
             return
-        i = int(wrong.argmax())
-        of = f" in {self.channels[i]}" if len(self.channels) == len(self.low) > 1 else ""
-        raise UserError(
-            f"{name} has values from {low[i]:.6g} to {high[i]:.6g}{of}, but the model was trained "
-            f"on values from {known_low[i]:.6g} to {known_high[i]:.6g}: convert them to the same "
-            "units"
-        )
+        shift = np.abs(mean - known_mean)[varies] / (std + known_std)[varies]
+        ratio = std[varies] / known_std[varies]
+        wrong = np.median(shift) > _SHIFT
+        if count >= _FEW_VALUES:
+            wrong |= 0 < np.median(ratio) < 1 / _FACTOR or np.median(ratio) > _FACTOR
+        if wrong:
+            i = int(varies.argmax())
+            raise UserError(
+                f"{name} has values of {mean[i]:.4g} \N{PLUS-MINUS SIGN} {std[i]:.2g}, but the "
+                f"model was trained on values of {known_mean[i]:.4g} \N{PLUS-MINUS SIGN} "
+                f"{known_std[i]:.2g}: convert them to the same units"
+            )
+
+    def log_scale(self) -> float:
+        """Return what a density of scaled values loses: the sum of log scale over an item, nats."""
+        sizes = np.ones(self.shape)
+        return float((np.log(self.broadcast(self.scale)) * sizes).sum())
 
     def check_classes(self, names: Sequence[str], where: str) -> None:
         """Check that other data have the same classes.

@@ -45,6 +45,7 @@ def trained(tmp_path_factory):
         photos(folder / "photos", 24)
         data = ["--data=ImageFolder", "--data.root=photos", "--data.size=8"]
         options = [option for option in SMALL if not option.startswith("--data")]
+        options += ["--model.likelihood=Bernoulli", "--data.batch_size=32"]
         main(["fit", "--model=VAE", *NETS, *data, *options, "--name=photos"])
         main(["fit", "--model=CVAE", *NETS, *data, *options, "--name=classes"])
     return folder

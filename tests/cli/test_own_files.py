@@ -70,7 +70,7 @@ def test_a_trained_model_refuses_other_data(stack, folder, capsys):
     main(["predict", CKPT, "--data.root=few.npy", *QUICK])
     assert len(np.load("runs/own/version_0/predictions/original.npy")) == 1
     for name, message in (
-        ("unit.npy", "was trained on values from 100 to 2999: convert them to the same units"),
+        ("unit.npy", "convert them to the same units"),
         ("large.npy", "is of a model of (1, 8, 8) images, but the data have (1, 10, 10)"),
     ):
         for command in (["predict", CKPT, f"--data.root={name}", *QUICK],):
@@ -83,13 +83,28 @@ def test_a_trained_model_refuses_other_data(stack, folder, capsys):
     assert "convert them to the same units" in capsys.readouterr().err
 
 
-def test_a_training_continues_with_the_same_scaling(stack, folder):
+def test_a_trained_model_scales_other_data_as_its_own(stack, folder):
+    """Not by the range of the other data."""
+    fit("--data=Arrays", "--data.root=stack.npy", "--trainer.max_epochs=1")
+    np.save("darker.npy", stack // 2)
+    main(["predict", CKPT, "--data.root=darker.npy", *QUICK])
+    original = np.load("runs/own/version_0/predictions/original.npy")
+    assert np.abs(original - stack // 2).max() <= 50  # below 100 is clipped
+    model = vae_lightning.load(CKPT.partition("=")[2])
+    assert model.record.from_items(stack // 2).max() < 0.52
+
+
+def test_a_training_continues_on_the_same_data_only(stack, folder, capsys):
     fit("--data=Arrays", "--data.root=stack.npy", "--trainer.max_epochs=1")
     last = "--ckpt_path=runs/own/version_0/checkpoints/last.ckpt"
     main(["fit", last, "--trainer.max_epochs=2", *QUICK])
-    held = checkpoint.read(last.partition("=")[2]).record
-    assert held.epochs == 2
-    assert held.known_data.high == (2999.0,)
+    assert checkpoint.read(last.partition("=")[2]).record.epochs == 2
+    changed = stack.astype(np.uint16)
+    changed[3] += 1
+    np.save("stack.npy", changed)
+    with pytest.raises(SystemExit):
+        main(["fit", last, "--trainer.max_epochs=3", *QUICK])
+    assert "not those that this training began with" in capsys.readouterr().err
 
 
 def test_signals_that_are_standardized(folder, capsys):
@@ -126,9 +141,11 @@ def test_a_table_has_its_own_default(folder, capsys):
     quick = [*figures, "--trainer.max_epochs=20", "--optimizer.lr=0.02", "--name=own", *QUICK]
     main(["fit", *given, *quick])
     out = capsys.readouterr().out
-    assert "119 rows (95 train, 12 val, 12 test), 2 columns, in 2 classes (busy: " in out
+    assert (
+        "119 rows (95 train, 12 val, 12 test), 2 columns (load, heat), in 2 classes (busy: " in out
+    )
     assert "1 row left out (listed in runs/own/version_0/left_out.txt)" in out
-    assert Path("runs/own/version_0/left_out.txt").read_text() == "row 5: no value in heat\n"
+    assert Path("runs/own/version_0/left_out.txt").read_text() == "row 6: no finite value in heat\n"
     config = Path("runs/own/version_0/config.yaml").read_text()
     assert "MLPEncoder" in config
     assert "learn_sigma: true" in config

@@ -1,11 +1,16 @@
 """Arrays of a user: files and folders, axes, labels, splits, scaling, memory."""
 
+import pickle
+import resource
+
 import numpy as np
 import pytest
 import torch
 
 from vae_lightning.data import scaled
+from vae_lightning.data.array_files import MappedArray
 from vae_lightning.data.arrays import Arrays
+from vae_lightning.data_record import DataRecord
 from vae_lightning.errors import UserError
 
 
@@ -101,13 +106,13 @@ def test_labels_in_a_file_of_their_own(tmp_path, labels, names):
     np.save(tmp_path / "y.npy", labels)
     data = Arrays(tmp_path / "x.npy", labels=str(tmp_path / "y.npy"))
     assert data.class_names == list(names)
-    assert data.y.tolist() == [0, 1] * 20 if names[0] != "False" else [1, 0] * 20
+    assert data.y.tolist() == ([1, 0] * 20 if names[0] == "False" else [0, 1] * 20)
 
 
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (np.linspace(0, 1, 40), "which are no classes"),
+        (np.linspace(0, 1, 40), "which are not classes"),
         (np.arange(39), "39 labels for 40 items"),
         (np.zeros((40, 2, 2)), "one label for each"),
     ],
@@ -202,7 +207,8 @@ def test_a_large_array_stays_in_its_file(tmp_path, monkeypatch):
     large = Arrays(tmp_path / "x.npy", predict_split="all")
     streamed, loaded = batch_of(small, "all"), batch_of(large, "all")
     assert isinstance(small.datasets["all"], scaled.ScaledItems)
-    assert isinstance(small.items.blocks[0], np.memmap)
+    assert isinstance(small.items.arrays[0], MappedArray)
+    assert len(pickle.dumps(small.datasets["all"])) < 10_000  # what a worker process gets
     assert torch.equal(streamed.x, loaded.x)
     np.savez(tmp_path / "x.npz", x=x)
     with pytest.raises(UserError, match="cannot be read in parts"):
@@ -222,3 +228,79 @@ def test_classes_keep_their_numbers_with_a_trained_model(tmp_path):
     new.use_record(record)
     assert new.num_classes == 4
     assert new.y.tolist() == [3, 1, 3, 1]
+
+
+def test_more_files_than_may_be_open(tmp_path):
+    for i in range(300):
+        np.save(tmp_path / f"{i:03d}.npy", np.full((4, 4), float(i)))
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, before[1]))
+    try:
+        data = Arrays(tmp_path, predict_split="all")
+        assert batch_of(data, "all").x.shape == (300, 1, 4, 4)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert data.items.read(np.array([299, 0, 7]))[:, 0, 0, 0].tolist() == [299, 0, 7]
+
+
+def test_files_of_splits_hold_several_items(tmp_path):
+    for name in ("train", "test"):
+        np.save(tmp_path / f"{name}.npy", np.zeros((100, 64)))
+    assert Arrays(tmp_path).image_shape == (1, 1, 64)
+
+
+def test_a_trained_model_knows_what_an_item_is(tmp_path):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(40, 12, 10)))
+    new = tmp_path / "new"
+    new.mkdir()
+    np.save(new / "one.npy", np.zeros((12, 10)))
+    data = Arrays(new)
+    data.use_record(Arrays(tmp_path / "x.npy").record)
+    assert data.image_shape == (1, 12, 10)
+    assert len(data.items) == 1
+
+
+def test_one_item_is_left_to_train_on(tmp_path):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(6, 3)))
+    data = Arrays(tmp_path / "x.npy", val_share=0.45, test_share=0.5)
+    assert data.split_size("train") >= 1
+
+
+def test_a_pixel_that_is_too_bright_does_not_refuse_the_data(tmp_path):
+    x = np.random.default_rng(0).integers(900, 1300, (200, 8, 8)).astype(np.uint16)
+    x[17, 3, 3] = 65535
+    np.save(tmp_path / "x.npy", x)
+    data = Arrays(tmp_path / "x.npy")
+    record = data.record
+    again = Arrays(tmp_path / "x.npy")
+    again.use_record(record)
+    for split in ("train", "val", "test"):
+        again.load(split)
+
+
+def test_bytes_for_a_model_of_images(tmp_path):
+    """Values of 8 bits are those of image files."""
+    np.save(tmp_path / "x.npy", np.full((10, 4, 4), 51, np.uint8))
+    data = Arrays(tmp_path / "x.npy", predict_split="all")
+    data.use_record(DataRecord((1, 4, 4)))
+    batch = batch_of(data, "all")
+    assert data.preprocess(batch.x, batch.indices, 0, "test").unique().tolist() == [
+        pytest.approx(0.2)
+    ]
+
+
+def test_bytes_with_an_offset_are_not_divided_by_255(tmp_path):
+    np.save(tmp_path / "x.npy", np.full((10, 4, 4), 106, np.uint8))
+    data = Arrays(tmp_path / "x.npy", predict_split="all")
+    numbers = (-100.0,), (255.0,), (-100.0,), (155.0,), (50.0,), (60.0,)
+    data.use_record(DataRecord((1, 4, 4), "int16", "minmax", *numbers))
+    batch = batch_of(data, "all")
+    x = data.preprocess(batch.x, batch.indices, 0, "test")
+    assert x.unique().item() == pytest.approx(206 / 255)
+
+
+def test_binarization_needs_values_between_0_and_1(tmp_path):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(40, 3)))
+    data = Arrays(tmp_path / "x.npy", scaling="standardize", binarization="dynamic")
+    with pytest.raises(UserError, match=r"binarization dynamic needs values in \[0, 1\]"):
+        _ = data.record

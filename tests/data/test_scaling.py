@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 
 from vae_lightning.data import scaling
+from vae_lightning.data.array_files import LoadedArray
 from vae_lightning.data.arrays import ArrayItems
 from vae_lightning.errors import UserError
 
 
 def items_of(array):
-    return ArrayItems([array], ["x"], single=False)
+    return ArrayItems([LoadedArray(array)], ["x"], "NCHW")
 
 
 @pytest.fixture
@@ -80,3 +81,26 @@ def test_eight_bits_are_scaled_by_their_type():
     found = scaling.statistics(items_of(x), np.arange(9), "all")
     offset, scale = scaling.coefficients("minmax", found, x.dtype)
     assert (offset.item(), scale.item()) == (0, 255)
+
+
+@pytest.mark.parametrize("kind", ["minmax", "standardize"])
+def test_values_that_are_the_same_up_to_rounding(kind):
+    """The mean of 1,000 times 0.1 is not 0.1."""
+    x = np.full((1000, 1, 1, 1), 0.1) + np.resize([0, 1e-17], (1000, 1, 1, 1))
+    found = scaling.statistics(items_of(x), np.arange(1000), "all")
+    assert scaling.coefficients(kind, found, x.dtype)[1].item() == 1
+
+
+@pytest.mark.parametrize("kind", ["minmax", "standardize"])
+def test_values_that_are_too_large(kind):
+    x = np.resize([-1.7e308, 1.7e308], (10, 1, 2, 2))
+    found = scaling.statistics(items_of(x), np.arange(10), "all")
+    with pytest.raises(UserError, match="too large to be scaled"):
+        scaling.coefficients(kind, found, x.dtype)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int8"])
+def test_percentiles_of_small_types(dtype):
+    x = np.resize(np.array([-128, 127] if dtype == "int8" else [0, 1], dtype), (10, 1, 2, 2))
+    found = scaling.percentiles(items_of(x), np.arange(10), "all", (0, 100))
+    assert found[:, 0].tolist() == [float(x.min()), float(x.max())]

@@ -69,11 +69,18 @@ def _about_likelihood(model: ImageModel, data: ImageData) -> Iterator[str]:
         )
     elif data.is_binary and not likelihood.binary:
         yield "all values are 0 or 1, for which there is --model.likelihood Bernoulli"
-    elif isinstance(likelihood, DiscretizedLogistic) and data.record.dtype != "uint8":
+    elif isinstance(likelihood, DiscretizedLogistic) and not _has_256_values(data):
         yield (
             "a DiscretizedLogistic is a distribution of the 256 values of 8-bit images, and these "
-            f"are {data.record.dtype} values: --model.likelihood Gaussian"
+            f"are {data.record.dtype} values ({data.record.scaling}): --model.likelihood Gaussian"
         )
+
+
+def _has_256_values(data: ImageData) -> bool:
+    """Return whether a model sees the values k / 255."""
+    record = data.record
+    is_whole = set(record.scale) == {255.0} and not any(record.offset)
+    return record.dtype == "uint8" and (record.is_8_bit or is_whole)
 
 
 def _about_size(model: ImageModel) -> Iterator[str]:
@@ -81,8 +88,8 @@ def _about_size(model: ImageModel) -> Iterator[str]:
     if size.is_huge:
         yield (
             f"{size.parameters:,} of {size.total:,} parameters are in linear layers, between "
-            f"{size.flat_size:,} values and the latent: with images this large, --model.encoder "
-            "ResidualEncoder in a vq_vae, or the default ConvEncoder and ConvDecoder, have far fewer"
+            f"{size.flat_size:,} values and the latent: for images this large, ConvEncoder and "
+            "ConvDecoder without channels have far fewer, and ResidualEncoder in a VQVAE has none"
         )
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import re
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +134,7 @@ class Command(LightningCLI):
     def add_core_arguments_to_parser(self, parser_: LightningArgumentParser) -> None:
         """Add options of trainer, data, model, optimizers and training."""
         self.command_parser = parser_
-        parser.add_core_arguments(parser_, partial(prepare_data, self.checkpoint))
+        parser.add_core_arguments(parser_, lambda data: prepare_data(self.checkpoint, data))
 
     def add_arguments_to_parser(self, parser_: LightningArgumentParser) -> None:
         """Add options of the run."""
@@ -271,6 +270,7 @@ class Command(LightningCLI):
             if not path or isinstance(error, UserError) or is_typed:
                 raise
             raise UserError(f"what {path} describes cannot be built ({message})") from error
+        adopt_scaling(self.datamodule, self.vae)
         if self.checkpoint:
             _check_fit(self.checkpoint, self.vae, self.datamodule)
         elif self.command_line.init_from:
@@ -401,6 +401,14 @@ def prepare_data(held: Checkpoint | None, data: object) -> bool:
         return bool(getattr(data, "bounded", True))
     except UserError:  # jsonargparse would change the message; the same error comes with the shape
         return True
+
+
+def adopt_scaling(data: object, model: ImageModel) -> None:
+    """Let data be scaled as those were that the autoencoder of a prior was trained on."""
+    autoencoder = getattr(model, "autoencoder", None)
+    record = getattr(autoencoder, "record", None)
+    if record is not None and not record.is_8_bit and isinstance(data, ImageData):
+        data.use_record(record)
 
 
 def _source(data: pl.LightningDataModule) -> dict[str, Any]:

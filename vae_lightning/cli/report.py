@@ -29,7 +29,7 @@ _CROSS_ENTROPY_NAMES = {
 
 _NOTE = """\
 Note:        pixels between 0 and 1 under a Bernoulli: a cross-entropy, not a log-likelihood.
-             Compare it only with runs of the same kind, or use --data.binarization dynamic."""
+             Compare it only with runs of the same kind, or use {other}."""
 
 
 def results_of(module: LitVAE) -> dict[str, Result]:
@@ -40,7 +40,27 @@ def results_of(module: LitVAE) -> dict[str, Result]:
 def lines(module: LitVAE) -> list[str]:
     """Return a line for each result, and a note if the likelihood is not normalized."""
     shown = [_line(name, result, module) for name, result in results_of(module).items()]
-    return shown if module.is_normalized or not shown else [*shown, _NOTE]
+    if not shown or not isinstance(module.model, GenerativeModel):
+        return shown
+    if not module.is_normalized:
+        return [*shown, _note(module)]
+    record = module.model.record
+    if record is None or record.is_8_bit or module.model.likelihood.binary:
+        return shown
+    more = record.log_scale()
+    note = "Note:        nats of scaled values; in the units of the data, -log p(x) is"
+    return [*shown, f"{note} {more:.4f} more."]
+
+
+def _note(module: LitVAE) -> str:
+    """Return what to do for a likelihood: gray digits are made binary, and photographs are not."""
+    record = module.model.record
+    other = "--data.binarization dynamic"
+    if module.model.image_shape[0] > 1:
+        other = "--model.likelihood DiscretizedLogistic"
+    elif record is not None and not record.is_8_bit:
+        other = "--model.likelihood Gaussian"
+    return _NOTE.format(other=other)
 
 
 def _line(name: str, result: Result, module: LitVAE) -> str:

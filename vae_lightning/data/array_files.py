@@ -1,16 +1,18 @@
 """Arrays in NumPy files: what they hold, and which of their axes is what."""
 
+import math
 import os
 import re
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from vae_lightning.data_record import DataRecord
 from vae_lightning.errors import UserError
 from vae_lightning.images.folder_listing import SPLIT_NAMES, Split
 
@@ -26,6 +28,62 @@ _FEW = 4
 
 
 @dataclass(frozen=True)
+class MappedArray:
+    """An array in a ``.npy`` file, which is open only while it is read.
+
+    Thousands of files can be held, and what a worker process gets is the path.
+
+    Attributes:
+        path: The file.
+        shape: Shape of the array.
+        dtype: Type of its values.
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        """Read the header of a file."""
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        return cls(path, array.shape, array.dtype)
+
+    def load(self) -> Array:
+        """Map the array into memory."""
+        array: Array = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        return array
+
+
+@dataclass(frozen=True)
+class LoadedArray:
+    """An array in memory, with the interface of `MappedArray`.
+
+    Attributes:
+        array: The array.
+    """
+
+    array: Array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the array."""
+        return self.array.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of its values."""
+        return self.array.dtype
+
+    def load(self) -> Array:
+        """Return the array."""
+        return self.array
+
+
+StoredArray = MappedArray | LoadedArray
+
+
+@dataclass(frozen=True)
 class Found:
     """What was found in a file.
 
@@ -37,7 +95,7 @@ class Found:
         label_name: Name of the labels, for messages.
     """
 
-    x: Array
+    x: StoredArray
     y: Array | None
     split: Split | None
     name: str
@@ -45,7 +103,11 @@ class Found:
 
 
 def read_file(
-    path: Path, key: str | None = None, labels: str | None = None, most_bytes: float = np.inf
+    path: Path,
+    key: str | None = None,
+    labels: str | None = None,
+    most_bytes: float = np.inf,
+    needs_labels: bool = True,
 ) -> list[Found]:
     """Read a ``.npy`` or ``.npz`` file; ``.npy`` is mapped into memory, not read.
 
@@ -54,6 +116,7 @@ def read_file(
         key: Name of the array in a ``.npz`` file.
         labels: Name of the labels in a ``.npz`` file.
         most_bytes: Largest size of an array in a ``.npz`` file.
+        needs_labels: Whether ``labels`` have to be there.
 
     Returns:
         One entry, or one for each split that is in the file, as in ``x_train`` and ``x_test``.
@@ -63,9 +126,11 @@ def read_file(
     """
     try:
         if path.suffix.lower() == ".npy":
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-            return [Found(_checked(array, path.name), None, split_of(path.stem), path.name)]
+            found = _checked(MappedArray.of(path), path.name)
+            return [Found(found, None, split_of(path.stem), path.name)]
         with np.load(path, allow_pickle=False) as archive:
+            if not needs_labels and labels not in archive.files:
+                labels = None
             return _read_archive(path, archive, key, labels, most_bytes)
     except UserError:
         raise
@@ -119,7 +184,7 @@ def _read_archive(
                 f"{name} in {path} has {sizes[name] / 1e9:.1f} GB, more than data.memory_limit, "
                 "and an .npz file cannot be read in parts: save the array as an .npy file"
             )
-        x = _checked(archive[name], f"{name} in {path.name}")
+        x = _checked(LoadedArray(archive[name]), f"{name} in {path.name}")
         y = None if label is None else archive[label]
         found.append(Found(x, y, split, f"{path.name}/{name}", f"{label} in {path.name}"))
     return found
@@ -177,12 +242,12 @@ def _is_numpy(path: Path) -> bool:
         return file.read(6) in (b"\x93NUMPY", b"PK\x03\x04\x14\x00", b"PK\x03\x04\x2d\x00")
 
 
-def _checked(array: Array, name: str) -> Array:
+def _checked(array: StoredArray, name: str) -> StoredArray:
     if array.dtype.kind == "c":
         raise UserError(f"{name} is complex: save its real and imaginary parts as two channels")
     if array.dtype.kind not in "buif":
         raise UserError(f"{name} has values of type {array.dtype}: save an array of numbers")
-    if not array.size:
+    if not math.prod(array.shape):
         raise UserError(f"{name} is empty, its shape is {array.shape}")
     return array
 
@@ -301,13 +366,21 @@ def shape_layout(shape: Sequence[int], layout: str | None) -> str:
     return guess_item_layout(tuple(shape))
 
 
-def axes_of(parts: Mapping[str, tuple[int, ...]], layout: Layout | None, shape: Any) -> str:
+def axes_of(
+    parts: Mapping[str, tuple[int, ...]],
+    layout: Layout | None,
+    shape: Any,
+    splits: bool = False,
+    record: DataRecord | None = None,
+) -> str:
     """Return the axes of the arrays of several files.
 
     Args:
         parts: Shape of each array, by its name.
         layout: The axes, None to guess them.
         shape: Shape to give to flat items, if any.
+        splits: Whether the files are splits, which hold several items each.
+        record: What a trained model knows of its data.
     """
     (name, first), *_ = parts.items()
     if shape is not None:
@@ -315,6 +388,10 @@ def axes_of(parts: Mapping[str, tuple[int, ...]], layout: Layout | None, shape: 
         return ("N" if many else "") + shape_layout(shape, layout)
     if layout is not None:
         return layout
-    if are_items(parts.values()):
+    if record is not None and first == record.item_shape:
+        return record.layout
+    if record is not None and first[1:] == record.item_shape:
+        return f"N{record.layout}"
+    if not splits and are_items(parts.values()):
         return guess_item_layout(first)
     return guess_layout(first, name)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vae_lightning.data import array_files
-from vae_lightning.data.array_files import Array, Found, Layout
+from vae_lightning.data.array_files import Array, Found, Layout, StoredArray
 from vae_lightning.data.scaled import Labels, ScaledData
 from vae_lightning.data.scaling import Scaling
 from vae_lightning.errors import UserError
@@ -25,36 +26,64 @@ class ArrayItems:
     """See `RawItems`: items in one or several arrays.
 
     Args:
-        blocks: The arrays, (n, C, H, W) each.
+        arrays: The arrays.
         names: Their names.
-        single: Whether each array is one item.
+        axes: Their axes, see `array_files.channels_first`; without N, each array is one item.
+        item_shape: Shape to give to flat items.
     """
 
-    def __init__(self, blocks: Sequence[Array], names: Sequence[str], single: bool) -> None:
-        self.blocks = blocks
+    def __init__(
+        self,
+        arrays: Sequence[StoredArray],
+        names: Sequence[str],
+        axes: str,
+        item_shape: Sequence[int] | None = None,
+    ) -> None:
+        self.arrays = arrays
         self.names = names
-        self.single = single
-        self.starts = np.cumsum([0, *map(len, blocks)])
-        _, channels, height, width = blocks[0].shape
-        self.shape = channels, height, width
-        self.dtype = np.result_type(*(block.dtype for block in blocks))
+        self.axes = axes
+        self.item_shape = item_shape
+        self.single = not axes.startswith("N")
+        sizes: list[int] = []
+        for array, name in zip(arrays, names, strict=True):
+            # The axes of an array without its values.
+            n, *shape = self._items(np.broadcast_to(np.int8(0), array.shape), name).shape
+            if not sizes:
+                channels, height, width = shape
+                self.shape = channels, height, width
+            elif tuple(shape) != self.shape:
+                raise UserError(
+                    f"{name} has items of shape {tuple(shape)}, but {names[0]} of {self.shape}: "
+                    "put arrays of one shape into a folder"
+                )
+            sizes.append(n)
+        self.starts = np.cumsum([0, *sizes])
+        self.dtype = np.result_type(*{array.dtype for array in arrays})
+
+    def _items(self, array: Array, name: str) -> Array:
+        """Return the items of an array, (n, C, H, W)."""
+        return array_files.channels_first(array, self.axes, self.item_shape, name)
 
     def __len__(self) -> int:
         return int(self.starts[-1])
 
     def read(self, indices: npt.NDArray[np.int64]) -> Array:
-        """See `RawItems.read`."""
+        """See `RawItems.read`; opens an array once."""
         found = np.empty((len(indices), *self.shape), self.dtype.newbyteorder("="))
-        block_of = np.searchsorted(self.starts, indices, side="right") - 1
-        for block in np.unique(block_of):
-            here = block_of == block
-            found[here] = self.blocks[block][indices[here] - self.starts[block]]
+        order = np.argsort(indices, kind="stable")
+        array_of = np.searchsorted(self.starts, indices[order], side="right") - 1
+        bounds = [*np.flatnonzero(np.diff(array_of, prepend=-1)), len(order)]
+        for start, end in pairwise(bounds):
+            i = array_of[start]
+            here = order[start:end]
+            items = self._items(self.arrays[i].load(), self.names[i])
+            found[here] = items[indices[here] - self.starts[i]]
         return found
 
     def name(self, index: int) -> str:
         """See `RawItems.name`."""
-        block = int(np.searchsorted(self.starts, index, side="right")) - 1
-        return self.names[block] + ("" if self.single else f"[{index - self.starts[block]}]")
+        i = int(np.searchsorted(self.starts, index, side="right")) - 1
+        return self.names[i] + ("" if self.single else f"[{index - self.starts[i]}]")
 
 
 class Arrays(ScaledData):
@@ -130,14 +159,14 @@ class Arrays(ScaledData):
     @cached_property
     def _found(self) -> list[Found]:
         """The arrays."""
-        is_file = self.labels_from is not None and self.labels_from.endswith(".npy")
-        inside = None if is_file else self.labels_from
+        inside = None if self._has_label_file else self.labels_from
         most = self.memory_limit * 1e9
+        needed = self._trained_on is None
         if self.root.is_dir():
             found = []
             for name in self._files:
                 split = array_files.split_of(Path(Path(name).parts[0]).stem)
-                for one in array_files.read_file(self.root / name, self.key, inside, most):
+                for one in array_files.read_file(self.root / name, self.key, inside, most, needed):
                     found.append(replace(one, split=split or one.split, name=name))
             return self._of_splits(found)
         if not self.root.is_file():
@@ -147,10 +176,10 @@ class Arrays(ScaledData):
             )
         if self.root.suffix.lower() not in (".npy", ".npz"):
             raise UserError(
-                f"{self.root} is no .npy or .npz file: use --data ImageFolder for images, TIFF "
+                f"{self.root} is not a .npy or .npz file: use --data ImageFolder for images, TIFF "
                 "stacks among them, or --data Table for .csv and .parquet"
             )
-        return array_files.read_file(self.root, self.key, inside, most)
+        return array_files.read_file(self.root, self.key, inside, most, needed)
 
     def _of_splits(self, found: list[Found]) -> list[Found]:
         """Leave out files beside those of splits, and forget splits without training items."""
@@ -163,23 +192,27 @@ class Arrays(ScaledData):
     @cached_property
     def _axes(self) -> str:
         shapes = {one.name: one.x.shape for one in self._found}
-        return array_files.axes_of(shapes, self.axes, self.item_shape)
+        splits = any(one.split for one in self._found)
+        given = shapes, self.axes, self.item_shape, splits, self._trained_on
+        return array_files.axes_of(*given)
 
     @cached_property
     def items(self) -> ArrayItems:
         """See `ScaledData.items`."""
-        blocks = [
-            array_files.channels_first(one.x, self._axes, self.item_shape, one.name)
-            for one in self._found
-        ]
-        names = [one.name for one in self._found]
-        for block, name in zip(blocks, names, strict=True):
-            if block.shape[1:] != blocks[0].shape[1:]:
-                raise UserError(
-                    f"{name} has items of shape {block.shape[1:]}, but {names[0]} of "
-                    f"{blocks[0].shape[1:]}: put arrays of one shape into a folder"
-                )
-        return ArrayItems(blocks, names, single=not self._axes.startswith("N"))
+        arrays, names = [one.x for one in self._found], [one.name for one in self._found]
+        return ArrayItems(arrays, names, self._axes, self.item_shape)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """See `ImageData.settings`; a file of labels is made absolute, too."""
+        settings = super().settings
+        if self._has_label_file:
+            settings["labels"] = str(expand(str(self.labels_from)).absolute())
+        return settings
+
+    @property
+    def _has_label_file(self) -> bool:
+        return self.labels_from is not None and self.labels_from.endswith(".npy")
 
     @property
     def layout(self) -> str:
@@ -201,15 +234,24 @@ class Arrays(ScaledData):
     def labels(self) -> Labels | None:
         """See `ScaledData.labels`."""
         n = len(self.items)
-        if self.labels_from is not None and self.labels_from.endswith(".npy"):
-            path = expand(self.labels_from)
-            return _labels(array_files.read_labels(path), n, str(path))
+        if self._has_label_file:
+            path = expand(str(self.labels_from))
+            found = array_files.read_labels(path)
+            if self._trained_on is not None and len(found) != n:
+                return None  # those of the training data
+            return _labels(found, n, str(path))
         given = [one.y for one in self._found]
         if any(y is not None for y in given):
             if any(y is None for y in given):
                 raise UserError(f"some of the files in {self.root} have labels, and some have none")
             where = self._found[0].label_name
-            return _labels(np.concatenate([np.asarray(y) for y in given]), n, where)
+            parts = [np.asarray(y) for y in given]
+            if len({part.shape[1:] for part in parts}) > 1:
+                raise UserError(
+                    f"{where} and others have labels of different shapes: give one integer or name "
+                    "for each item"
+                )
+            return _labels(np.concatenate(parts), n, where)
         return self._folder_labels()
 
     def _folder_labels(self) -> Labels | None:
@@ -225,7 +267,10 @@ class Arrays(ScaledData):
     @property
     def remarks(self) -> Sequence[str]:  # type: ignore[override]
         """See `ImageSource.remarks`."""
-        remarks = [f"{len(self._found):,} files"] if len(self._found) > 1 else []
+        n = len(self._found)
+        each = "one item each; if they hold more: --data.layout N..."
+        each = each if self.items.single else "each with several items"
+        remarks = [f"{n:,} files, {each}"] if n > 1 else []
         channels, height, width = self.image_shape
         side = round(width**0.5)
         if (channels, height) == (1, 1) and side >= _SQUARE and side * side == width:

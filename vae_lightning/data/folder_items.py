@@ -110,12 +110,21 @@ class FolderItems:
         self.shape = shape
         self.dtype = dtype
         self.function = read
+        self.kept: npt.NDArray[Any] | None = None
 
     def __len__(self) -> int:
         return len(self.files)
 
+    def keep(self) -> None:
+        """Read all images into memory, in several threads, so that each is decoded once."""
+        parts = np.array_split(np.arange(len(self)), max(1, len(self) // 64))
+        with ThreadPoolExecutor() as pool:
+            self.kept = np.concatenate([*pool.map(self.read, parts)])
+
     def read(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
         """See `RawItems.read`."""
+        if self.kept is not None:
+            return self.kept[indices]
         images = read_runs(self.files, self.frames, indices.tolist(), self.function)
         return torch.stack(list(images)).numpy()
 

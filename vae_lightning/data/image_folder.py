@@ -1,5 +1,6 @@
 """Images in a folder of the user."""
 
+import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -16,7 +17,7 @@ from vae_lightning.batch import Batch
 from vae_lightning.data.datasets import InMemory
 from vae_lightning.data.folder_items import Files, FolderItems
 from vae_lightning.data.scaled import Indices, Labels, ScaledData
-from vae_lightning.data.scaling import Scaling
+from vae_lightning.data.scaling import Scaling, Statistics
 from vae_lightning.data_record import DataRecord
 from vae_lightning.errors import UserError
 from vae_lightning.images.arrays import read_values
@@ -117,7 +118,7 @@ class ImageFolder(ScaledData):
         listing.common_type()  # refuses files of different types
         if self.skip_unreadable:
             listing = listing.without(self._find_unreadable(listing))
-        if len(listing.files) < 3 and self._trained_on is None:
+        if len(listing.files) < (3 if self._trained_on is None else 1):
             others = ""
             if listing.left_out:
                 name, reason = listing.left_out[-1]
@@ -154,10 +155,15 @@ class ImageFolder(ScaledData):
 
     @cached_property
     def items(self) -> FolderItems:
-        """See `ScaledData.items`."""
+        """See `ScaledData.items`; they are kept if they fit into memory beside the scaled ones."""
         listing = self._listing
         dtype = np.dtype(self.value_type.dtype)
-        return FolderItems(listing.files, listing.frames, self.image_shape, dtype, self._read)
+        items = FolderItems(listing.files, listing.frames, self.image_shape, dtype, self._read)
+        size = 4 * len(items) * math.prod(items.shape)
+        if not self._is_plain and 2 * size <= self.memory_limit * 1e9:
+            with self._unreadable_listed():
+                items.keep()
+        return items
 
     @cached_property
     def labels(self) -> Labels | None:
@@ -232,7 +238,7 @@ class ImageFolder(ScaledData):
         return self.files.digest()
 
     def _load(self, indices: Indices) -> Dataset[Batch]:
-        try:
+        with self._unreadable_listed():
             if not self._is_plain:
                 return super()._load(indices)
             chosen = torch.from_numpy(indices)
@@ -241,6 +247,18 @@ class ImageFolder(ScaledData):
             if len(dataset) * math.prod(self.image_shape) > self.memory_limit * 1e9:
                 return dataset
             return InMemory(dataset.read_all())
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """See `ScaledData.statistics`."""
+        with self._unreadable_listed():
+            return super().statistics
+
+    @contextlib.contextmanager
+    def _unreadable_listed(self) -> Iterator[None]:
+        """Convert the first image that cannot be read to a list of all of them."""
+        try:
+            yield
         except Unreadable as error:
             found = self._find_unreadable(self._listing)
             if not found:  # it can be read now

@@ -1,6 +1,5 @@
 """Data of a user, in any units: random splits, scaling, and streaming where they are large."""
 
-import hashlib
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
@@ -24,6 +23,7 @@ from vae_lightning.data.scaling import (
     Statistics,
     chunks,
     coefficients,
+    fingerprint,
     percentiles,
     read_finite,
     statistics,
@@ -39,9 +39,6 @@ Indices = npt.NDArray[np.int64]
 
 _MOST_CLASSES = 100
 """Number of different labels up to which they are always classes."""
-
-_HASHED = 16
-"""Number of items whose values identify the data."""
 
 _CHECKED = 1000
 """Number of items of other data whose range is compared with that of the training."""
@@ -67,28 +64,29 @@ class Labels(NamedTuple):
             where: Where the labels are from, for messages.
 
         Raises:
-            UserError: If they are no classes.
+            UserError: If they are not classes.
         """
         if values.ndim == 2 and values.shape[1] == 1:
             values = values[:, 0]
-        elif values.ndim == 2 and (np.sort(values, 1)[:, :-1] == 0).all():
+        elif values.ndim == 2 and ((values != 0).sum(1) == 1).all():  # one-hot
             values = values.argmax(1)
         if values.ndim != 1:
             raise UserError(f"{where} has the shape {values.shape}: give one label for each item")
-        if values.dtype.kind == "f" and (values == np.floor(values)).all():
+        is_whole = values.dtype.kind == "f" and np.isfinite(values).all()
+        if is_whole and (values == np.floor(values)).all():
             values = values.astype(np.int64)
         if values.dtype.kind == "S":
             values = np.char.decode(values, "utf-8")
         if values.dtype.kind not in "biuUT":
             raise UserError(
-                f"{where} has values of type {values.dtype}, which are no classes: give integers "
+                f"{where} has values of type {values.dtype}, which are not classes: give integers "
                 "or names, or leave the labels out"
             )
         found, numbers = np.unique(values, return_inverse=True)
         if len(found) > max(_MOST_CLASSES, len(values) // 2):
             raise UserError(
                 f"{where} has {len(found):,} different values for {len(values):,} items, which are "
-                "no classes: leave the labels out"
+                "not classes: leave the labels out"
             )
         return cls(tuple(map(str, found.tolist())), torch.from_numpy(numbers.astype(np.int64)))
 
@@ -131,7 +129,10 @@ class ScaledItems(Dataset[Batch]):
     @property
     def is_8_bit(self) -> bool:
         """Whether values are divided by 255 where the model is, as for images of 8 bits."""
-        return self.items.dtype == np.uint8 and self.record.scale == (255.0,)
+        if self.items.dtype != np.uint8:
+            return False
+        record = self.record
+        return record.is_8_bit or (set(record.scale) == {255.0} and not any(record.offset))
 
     def read_all(self) -> Images:
         """Read all items into memory."""
@@ -159,7 +160,7 @@ class ScaledData(ImageData):
         percentiles: The percentiles that become 0 and 1.
         val_share: Fraction of the items used for validation.
         test_share: Fraction of the items used for the test.
-        memory_limit: Largest size in memory in GB; larger data are read on demand.
+        memory_limit: Largest size in memory in GB; larger arrays and folders are read on demand.
         batch_size: See `ImageData`.
         **kwargs: See `ImageData`.
 
@@ -301,6 +302,8 @@ class ScaledData(ImageData):
                 f"needed for {' and '.join(missing)}: add {self.noun}s"
             )
         sizes = [max(1, round(n * self.shares[name])) for name in missing]
+        while sizes and sum(sizes) >= n:  # one is left to train on
+            sizes[sizes.index(max(sizes))] -= 1
         order = torch.randperm(n, generator=randomness.generator(self.split_seed, "split"))
         parts = order.split([*sizes, n - sum(sizes)])
         return {
@@ -332,6 +335,11 @@ class ScaledData(ImageData):
     @cached_property
     def _own_record(self) -> DataRecord:
         found, train = self.statistics, self.positions["train"]
+        if self.binarization != "none" and not self.bounded:
+            raise UserError(
+                f"--data.binarization {self.binarization} needs values in [0, 1]: leave it out, or "
+                "use --data.scaling minmax"
+            )
         limits = None
         if self.scaling == "percentile":
             limits = percentiles(self.items, train, self._groups, self.percentiles)
@@ -344,6 +352,8 @@ class ScaledData(ImageData):
             scale=tuple(scale.tolist()),
             low=tuple(found.low.tolist()),
             high=tuple(found.high.tolist()),
+            mean=tuple(found.mean.tolist()),
+            std=tuple(found.std.tolist()),
             bounded=self.bounded,
             binary=self.binarization != "none" or self._sees_two_values(scale),
             layout=self.layout,
@@ -389,21 +399,25 @@ class ScaledData(ImageData):
             places = np.concatenate([places, self.positions["val"]])
         return self.items.name(int(places[position]))
 
+    def _check_units(self, record: DataRecord, indices: Indices) -> None:
+        """Check that items can have the units of those that a model was trained on."""
+        if record.is_8_bit and self.items.dtype == np.uint8:
+            return
+        some = randomness.choose(len(indices), min(len(indices), _CHECKED), 0, "checked")
+        groups: Groups = "all" if len(record.mean) == 1 else self._groups
+        found = statistics(self.items, indices[some.sort().values.numpy()], groups)
+        count = len(some) * int(np.prod(self.items.shape)) // len(record.mean)
+        record.check_values(found.mean, found.std, count, str(self.root))
+
     def labels_of(self, indices: Indices) -> Tensor | None:
         """Return the classes of items, int64, (n,); None if one of them has none."""
         y = None if self.y is None else self.y[torch.from_numpy(indices)]
         return None if y is None or y.lt(0).any() else y
 
     def fingerprint(self) -> str:
-        """Return a hash of the files, by which a training that continues knows its data.
-
-        It is that of the shapes, and of the values of some items.
-        """
-        items = self.items
-        hashed = hashlib.sha256(repr((len(items), items.shape, items.dtype.str)).encode())
-        some = np.unique(np.linspace(0, len(items) - 1, _HASHED).astype(np.int64))
-        hashed.update(np.ascontiguousarray(items.read(some)).tobytes())
-        return hashed.hexdigest()
+        """Return a hash of the data, by which a training that continues knows them."""
+        y = b"" if self.y is None else self.y.numpy().tobytes()
+        return fingerprint(self.items, y, repr(tuple(self.channels)).encode())
 
     def state_dict(self) -> dict[str, Any]:
         """See `ImageData.state_dict`; adds what identifies the data."""
@@ -425,9 +439,7 @@ class ScaledData(ImageData):
 
     def _load(self, indices: Indices) -> Dataset[Batch]:
         if self._trained_on is not None:
-            some = randomness.choose(len(indices), min(len(indices), _CHECKED), 0, "checked")
-            found = statistics(self.items, indices[some.sort().values.numpy()], self._groups)
-            self._trained_on.check_values(found.low, found.high, str(self.root))
+            self._check_units(self._trained_on, indices)
         dataset = ScaledItems(self.items, indices, self.labels_of(indices), self.record)
         size = (1 if dataset.is_8_bit else 4) * len(indices) * int(np.prod(self.image_shape))
         return dataset if size > self.memory_limit * 1e9 else InMemory(dataset.read_all())

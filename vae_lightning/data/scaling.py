@@ -3,6 +3,7 @@
 Scalings are fitted to the training items only and recorded in the checkpoint.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -19,6 +20,9 @@ Groups = Literal["all", "channel", "column"]
 
 Array = npt.NDArray[Any]
 Numbers = npt.NDArray[np.float64]
+
+_HASHED = 256
+"""Number of items whose values identify the data."""
 
 _CHUNK_BYTES = 2**26
 _MOST_FOR_PERCENTILES = 2**24
@@ -109,8 +113,9 @@ def statistics(items: RawItems, indices: npt.NDArray[np.int64], groups: Groups) 
         rows = _by_group(read_finite(items, part), groups)
         tops = [top for top in tops if ((rows == 0) | (rows == top)).all()]
         rows = rows.astype(np.float64)
-        n, part_mean = rows.shape[1], rows.mean(1)
-        part_squares = np.square(rows - part_mean[:, None]).sum(1)
+        with np.errstate(over="ignore", invalid="ignore"):  # said by `coefficients`
+            n, part_mean = rows.shape[1], rows.mean(1)
+            part_squares = np.square(rows - part_mean[:, None]).sum(1)
         if not count:
             low, high, mean, squares = rows.min(1), rows.max(1), part_mean, part_squares
         else:
@@ -134,7 +139,23 @@ def percentiles(
         chosen = randomness.choose(len(indices), most, 0, "percentiles").sort().values.numpy()
         indices = indices[chosen]
     rows = [_by_group(read_finite(items, part), groups) for part in chunks(items, indices)]
-    return np.percentile(np.concatenate(rows, 1), levels, axis=1)
+    return np.percentile(np.concatenate(rows, 1).astype(np.float64), levels, axis=1)
+
+
+def fingerprint(items: RawItems, *more: bytes) -> str:
+    """Return a hash of the shapes and of the values of some items, by which data are known again.
+
+    Args:
+        items: The items.
+        *more: What else belongs to the data.
+    """
+    hashed = hashlib.sha256(repr((len(items), items.shape, items.dtype.str)).encode())
+    some = np.unique(np.linspace(0, len(items) - 1, _HASHED).astype(np.int64))
+    for part in chunks(items, some):
+        hashed.update(np.ascontiguousarray(items.read(part)).tobytes())
+    for content in more:
+        hashed.update(content)
+    return hashed.hexdigest()
 
 
 def _by_group(values: Array, groups: Groups) -> Array:
@@ -154,19 +175,22 @@ def coefficients(
     """Return offset and scale, (G,) each, such that a model sees ``(value - offset) / scale``.
 
     Values of 8 bits and Booleans are scaled by the range of their type, as images usually are.
-    Where all values are the same, the scale is 1.
+    Where all values are the same, up to rounding, the scale is 1.
 
     Args:
         scaling: Kind of scaling.
         found: Statistics of the training items.
         dtype: Type of the values.
         limits: The percentiles that become 0 and 1, (2, G), for ``percentile``.
+
+    Raises:
+        UserError: If the values are too large.
     """
     zero, one = np.zeros_like(found.low), np.ones_like(found.low)
     if scaling == "none":
         return zero, one
     if scaling == "standardize":
-        return found.mean, np.where(found.std > 0, found.std, 1.0)
+        return found.mean, _positive(found.std, found)
     if scaling == "percentile":
         assert limits is not None
         low, high = limits
@@ -174,4 +198,16 @@ def coefficients(
         return zero, one * (255 if dtype == np.uint8 and found.binary != 1 else 1)
     else:
         low, high = found.low, found.high
-    return low, np.where(high > low, high - low, 1.0)
+    with np.errstate(over="ignore"):
+        return low, _positive(high - low, found)
+
+
+def _positive(scale: Numbers, found: Statistics) -> Numbers:
+    """Replace the scale of values that are the same up to rounding by 1."""
+    if not np.isfinite(scale).all():
+        raise UserError(
+            f"the data have values from {found.low.min():.3g} to {found.high.max():.3g}, which are "
+            "too large to be scaled: divide them by a constant"
+        )
+    noise = 10 * np.finfo(np.float64).eps * np.maximum(np.abs(found.low), np.abs(found.high))
+    return np.where(scale > noise, scale, 1.0)

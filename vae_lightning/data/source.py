@@ -87,13 +87,10 @@ class ImageSource(Configurable, ABC):
         return tuple(y.bincount(minlength=self.num_classes).tolist())
 
     def use_record(self, record: DataRecord) -> None:
-        """Treat the data as those that a model was trained on, and check that they can be.
+        """Treat the data as those that a model was trained on.
 
         Args:
             record: What the checkpoint of the model keeps of its data.
-
-        Raises:
-            UserError: If they have values of another range.
         """
 
     @abstractmethod

@@ -158,9 +158,12 @@ def _check_data(first: Trained, other: Trained, split: str) -> None:
 def _kind(trained: Trained) -> str:
     """Return what log p(x) is of a model, in words: only equal kinds are comparable."""
     model = trained.model
-    binary = trained.data_settings.get("binarization", "none") != "none" or trained.is_static
     if model.likelihood.binary:
-        kind = "a probability of binary images" if binary else "a cross-entropy of gray images"
+        kind = (
+            "a probability of binary images"
+            if trained.is_binary
+            else "a cross-entropy of gray images"
+        )
     else:
         kind = f"a density of images under {type(model.likelihood).__name__}"
         if type(model.likelihood).__name__ in ("Gaussian", "ContinuousBernoulli"):

@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> None:
         title=f"{type(model).__name__} on {dataset}" if dataset else type(model).__name__,
         what=what,
         footer=f"Made by vae explore from {_name(trained.held.path)}.",
-        binary=trained.is_static or trained.data_settings.get("binarization", "none") != "none",
+        binary=trained.is_binary,
         background=trained.data_settings.get("background", "black"),
         seed=options.seed,
     )

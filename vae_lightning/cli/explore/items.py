@@ -146,7 +146,7 @@ class Files(Items):
     ) -> None:
         super().__init__()
         shape, self.record = trained.model.image_shape, trained.model.record
-        self.is_scaled = self.record is not None and not self.record.is_8_bit
+        self.is_scaled = trained.is_scaled
         if shape[1] == 1 or (shape[0] not in (1, 3) and not self.is_scaled):
             raise UserError(
                 f"the model takes items of shape {shape}, which image files are not: give an array"
@@ -189,10 +189,13 @@ class Files(Items):
                 yield image.float() / 255
             return
         assert self.record is not None
-        for image in read_values(path, [frame], shape):
-            low, high = (np.array([bound.item()]) for bound in image.aminmax())
-            if len(self.record.low) == 1:
-                self.record.check_values(low, high, str(path))
+        is_8_bit = self.record.dtype == "uint8"
+        found = (
+            read_frames(path, [frame], shape, self.background)
+            if is_8_bit
+            else read_values(path, [frame], shape)
+        )
+        for image in found:
             yield torch.from_numpy(self.record.to_model(image[None].numpy()))[0]
 
 
@@ -207,45 +210,14 @@ class Arrays(Items):
     def __init__(self, path: Path, trained: Trained) -> None:
         super().__init__()
         self.path, self.trained = path, trained
-        self.record = trained.model.record
-        given = _load_array(path)
-        if self._is_scaled:
-            self._check(given)
-        self.array = self._shaped(given)
+        self.array = self._shaped(_load_array(path))
         if not len(self.array):
             raise UserError(f"{path} has no images")
         self.what = path.name
 
-    @property
-    def _is_scaled(self) -> bool:
-        """Whether the model was trained on values in the units of a user's files."""
-        return self.record is not None and not self.record.is_8_bit
-
-    def _check(self, array: Any) -> None:
-        """Check that values are such as the model was trained on."""
-        assert self.record is not None
-        if array.dtype.kind not in "buif" or not array.size:
-            raise UserError(f"{self.path} has values of type {array.dtype}: give numbers")
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise UserError(f"{self.path} has values that are NaN or infinite: replace them")
-        low, high = np.array([array.min()]), np.array([array.max()])
-        if len(self.record.low) == 1:
-            self.record.check_values(low, high, str(self.path))
-
     def _shaped(self, array: Any) -> Any:
-        """Return the array as (N, C, H, W), or as items in the axes of the training data."""
+        """Return the array as (N, C, H, W)."""
         channels, height, width = shape = self.trained.model.image_shape
-        if self._is_scaled:
-            assert self.record is not None
-            wanted = self.record.item_shape
-            if array.shape == wanted:
-                array = array[None]
-            if array.shape[1:] != wanted:
-                raise UserError(
-                    f"{self.path} has the shape {array.shape}, but the model was trained on items "
-                    f"of {wanted}: give an array (N, {', '.join(map(str, wanted))})"
-                )
-            return array
         if array.dtype.kind == "f":
             low, high = array.min(initial=0), array.max(initial=1)
             if not (low >= -1e-3 and high <= 1.001):
@@ -286,10 +258,6 @@ class Arrays(Items):
     def read(self, positions: Sequence[int]) -> Part:
         """See `Items.read`."""
         index = torch.as_tensor(positions)
-        if self._is_scaled:
-            assert self.record is not None
-            x = self.record.from_items(self.array[index.numpy()])
-            return Part(binarized(x, index, self.trained), None, index)
         x = torch.tensor(np.ascontiguousarray(self.array[index.numpy()]))
         x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
         return Part(binarized(x, index, self.trained), None, index)
@@ -378,6 +346,8 @@ def choose(options: argparse.Namespace, trained: Trained) -> Items:
             raise UserError(f"{path} does not exist: give files, a folder or an array")
     if not paths:
         return RunData(options.split, trained, options.root)
+    if len(paths) == 1 and trained.is_scaled:
+        return RunData("all", trained, str(paths[0]))  # read as those of the training were
     if len(paths) == 1 and paths[0].is_dir():
         return _folder(paths[0], trained)
     if len(paths) == 1 and paths[0].suffix.lower() in _ARRAYS:
@@ -432,7 +402,7 @@ def labels_of(part: Part, label: int | None, trained: Trained) -> Tensor | int |
 def binarized(x: Tensor, index: Tensor, trained: Trained) -> Tensor:
     """Binarize images as those were that the model was trained on."""
     how = trained.data_settings.get("binarization", "none")
-    if how == "threshold" or trained.is_static:
+    if how == "threshold" or (trained.is_binary and how != "dynamic"):
         return (x > 0.5).float()
     if how == "dynamic":
         seed = trained.data_settings.get("split_seed", 0)

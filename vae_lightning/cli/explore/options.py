@@ -124,9 +124,24 @@ class Trained:
         return arguments
 
     @property
-    def is_static(self) -> bool:
-        """Whether the model was trained on binary files, as `StaticMNIST` reads them."""
-        return (self.held.record.data or {}).get("class_path", "").endswith(".StaticMNIST")
+    def is_binary(self) -> bool:
+        """Whether the model was trained on binary images."""
+        record = self.held.record
+        if record.known_data is not None:
+            return record.known_data.binary
+        name = (record.data or {}).get("class_path", "").rpartition(".")[2]
+        return name == "StaticMNIST" or self.data_settings.get("binarization", "none") != "none"
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether the model was trained on values that are scaled, in the units of a user."""
+        record = self.model.record
+        return record is not None and not record.is_8_bit
+
+    @property
+    def noun(self) -> str:
+        """What an item is called."""
+        return "image" if self.model.image_shape[1] > 1 else "item"
 
     def class_index(self, name: str) -> int:
         """Return the index of a class that is given by its name or its number.

@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib.figure
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 from torch import Tensor
 
@@ -122,7 +123,7 @@ class Outputs:
             return
         zoom = max(1, -(-_GIF_SIZE // min(frames.shape[-2:])))
         rows = frames if frames.ndim == 5 else frames[:, None]
-        pixels = plotting.pictures(rows.flatten(0, 1), zoom=zoom)
+        pixels = _pixels(rows.flatten(0, 1), zoom)
         pixels = pixels.reshape(*rows.shape[:2], *pixels.shape[1:])
         there = [Image.fromarray(np.concatenate(row, 1)) for row in pixels]
         pictures = [*there, *there[-2:0:-1]]
@@ -137,10 +138,8 @@ class Outputs:
     def images(self, folder: str, images: Tensor, names: Sequence[str]) -> None:
         """Write each image to a PNG file in a sub-folder; nothing where ``--out`` is a file."""
         if self.file is None:
-            for pixels, name in zip(plotting.pictures(images), names, strict=True):
-                is_gray = images.shape[1] == 1 and images.shape[2] > 1
-                shown = np.ascontiguousarray(pixels[..., 0]) if is_gray else pixels
-                Image.fromarray(shown).save(self.path(f"{folder}/{name}.png"))
+            for pixels, name in zip(_pixels(images), names, strict=True):
+                Image.fromarray(pixels).save(self.path(f"{folder}/{name}.png"))
 
     def report(self) -> None:
         """Print where everything is."""
@@ -155,3 +154,10 @@ class Outputs:
             for folder, _, name in [str(path.relative_to(self.folder)).rpartition("/")]
         )
         print(f"Wrote {', '.join(names)} to {short(self.folder)}")
+
+
+def _pixels(images: Tensor, zoom: int = 1) -> npt.NDArray[np.uint8]:
+    """Return images in [0, 1] as pixels: (N, h, w) for gray images, else (N, h, w, 3)."""
+    pixels = plotting.pictures(images, zoom=zoom)
+    is_gray = images.shape[1] == 1 and images.shape[2] > 1
+    return np.ascontiguousarray(pixels[..., 0]) if is_gray else pixels

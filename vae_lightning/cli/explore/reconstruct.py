@@ -55,12 +55,13 @@ def run(options: argparse.Namespace) -> None:
             "squared_error": error,
         },
     )
+    per = "per scaled value" if trained.is_scaled else "per pixel"
     rows = zip(names, error.tolist(), strict=True)
     outputs.table(
         "reconstructions", [{"name": name, "squared_error": f"{e:.6g}"} for name, e in rows]
     )
     print(
-        f"{len(x)} images of {given.what}: squared error per pixel {error.mean():.6f}, "
+        f"{len(x)} {trained.noun}s of {given.what}: squared error {per} {error.mean():.6f}, "
         f"from {error.min():.6f} to {error.max():.6f}"
     )
     items.report_failed(given)

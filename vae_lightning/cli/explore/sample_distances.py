@@ -109,13 +109,12 @@ def _sources(name: str, trained: Trained) -> list[_Source]:
 def _samples(source: _Source, label: Tensor | None, n: int, options: argparse.Namespace) -> Tensor:
     """Return samples, with their pixels drawn where the model was trained on binary ones."""
     model = source.trained.model
-    binarization = source.trained.data_settings.get("binarization", "none")
     return explore.sample(
         model,
         n,
         model.used_labels(label),
         density=source.density,
-        draw=binarization != "none" or source.trained.is_static,
+        draw=source.trained.is_binary,
         seed=options.seed,
         batch_size=options.batch_size,
     )
