@@ -23,6 +23,9 @@ _FACTOR = 50.0
 _SHIFT = 20.0
 """Distance of the means, in standard deviations, from which on data have other units."""
 
+_CLIPPED = 0.1
+"""Share of the range of a model by which values are outside from which on this is said."""
+
 _FEW_VALUES = 30
 """Number of values from which on their standard deviation says something."""
 
@@ -183,12 +186,15 @@ class DataRecord:
         seen = {"none": "not scaled", "standardize": "standardized"}.get(
             self.scaling, f"scaled to [0, 1] ({self.scaling})"
         )
+        if self.scaling == "percentile" and len(self.scale) == 1:
+            top = self.offset[0] + self.scale[0]
+            seen = f"{self.offset[0]:.6g} to {top:.6g} scaled to [0, 1] (percentile)"
         span = f"from {min(self.low):.6g} to {max(self.high):.6g}"
         return f"{self.dtype} values {span}, {seen}"
 
     def check_values(
         self, mean: npt.NDArray[Any], std: npt.NDArray[Any], count: int, name: str
-    ) -> None:
+    ) -> list[str]:
         """Check that other data can have the units of those that the model was trained on.
 
         They are refused if most of their channels or columns are far away, or spread much more or
@@ -200,13 +206,16 @@ class DataRecord:
             count: Number of values of which these are.
             name: What they are, for the message.
 
+        Returns:
+            Names of single columns whose values are far away, if there are several columns.
+
         Raises:
             UserError: If they have other units.
         """
         known_mean, known_std = np.asarray(self.mean), np.asarray(self.std)
         varies = known_std > 0
         if mean.shape != known_mean.shape or not varies.any():
-            return
+            return []
         shift = np.abs(mean - known_mean)[varies] / (std + known_std)[varies]
         ratio = std[varies] / known_std[varies]
         wrong = np.median(shift) > _SHIFT
@@ -219,6 +228,29 @@ class DataRecord:
                 f"model was trained on values of {known_mean[i]:.4g} \N{PLUS-MINUS SIGN} "
                 f"{known_std[i]:.2g}: convert them to the same units"
             )
+        far = np.flatnonzero(varies)[shift > _SHIFT]
+        names = self.channels if len(self.channels) == len(known_mean) > 1 else ()
+        return [names[i] for i in far] if names else []
+
+    def describe_clipped(self, low: npt.NDArray[Any], high: npt.NDArray[Any]) -> str:
+        """Return a sentence about values that are clipped, empty if none is far outside.
+
+        Args:
+            low: Smallest values of other data, one for each entry of `offset`.
+            high: Their largest values.
+        """
+        bottom, width = np.asarray(self.offset), np.asarray(self.scale)
+        if not self.bounded or self.is_8_bit or low.shape != bottom.shape:
+            return ""
+        far = (low < bottom - _CLIPPED * width) | (high > bottom + (1 + _CLIPPED) * width)
+        if not far.any():
+            return ""
+        i = int(far.argmax())
+        return (
+            f"values from {low[i]:.6g} to {high[i]:.6g} are clipped to those that the model knows, "
+            f"{bottom[i]:.6g} to {bottom[i] + width[i]:.6g}; a model that is trained with "
+            "--data.scaling standardize keeps them"
+        )
 
     def log_scale(self) -> float:
         """Return what a density of scaled values loses: the sum of log scale over an item, nats."""

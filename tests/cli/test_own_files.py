@@ -153,6 +153,14 @@ def test_a_table_has_its_own_default(folder, capsys):
     folder = Path("runs/own/version_0/predictions")
     made, original = (np.load(folder / f"{n}.npy") for n in ("reconstruction", "original"))
     assert original.shape == (119, 2)
+    with (folder / "items.csv").open() as file:
+        items = list(csv.DictReader(file))
+    assert len(items) == 119
+    assert (items[0]["name"], items[5]["name"]) == ("row 1", "row 7")
+    assert {item["class"] for item in items} == {"idle", "busy"}
+    main(["sample", CKPT, "--n=5", "--out=samples.csv"])
+    with Path("samples.csv").open() as file:
+        assert list(next(csv.DictReader(file))) == ["load", "heat"]
     assert np.abs(made[:, 1] - 3 * original[:, 0]).mean() < 30
 
 
@@ -178,11 +186,12 @@ def test_the_number_of_epochs_follows_from_the_size(folder, capsys):
         (lambda r: r.integers(0, 2, (300, 5)), [], "there is --model.likelihood Bernoulli"),
         (lambda r: r.normal(size=(300, 5)), ["--model.likelihood=DiscretizedLogistic"],
          "256 values of 8-bit images"),
+        (lambda r: 1000 * r.normal(size=(300, 5)), ["--data.scaling=none"], "are not scaled"),
         (lambda r: r.normal(size=(4000, 5)), ["--data.batch_size=128"],
          "an epoch has 25 updates: --data.batch_size 64 makes 50"),
         (lambda r: r.normal(size=(30, 5)), [], "only 3 validation items"),
     ],
-    ids=["bytes", "floats", "binary", "logistic", "updates", "validation"],
+    ids=["bytes", "floats", "binary", "logistic", "not scaled", "updates", "validation"],
 )  # fmt: skip
 def test_advice(folder, capsys, values, options, note):
     np.save("x.npy", values(np.random.default_rng(0)))
@@ -194,3 +203,44 @@ def test_no_advice_where_nothing_is_wrong(folder, capsys):
     np.save("x.npy", np.random.default_rng(0).normal(size=(7000, 5)))
     fit("--data=Arrays", "--data.root=x.npy", "--trainer.fast_dev_run=1")
     assert "Note" not in capsys.readouterr().out
+
+
+def test_values_that_are_clipped_are_said(stack, folder, capsys):
+    fit("--data=Arrays", "--data.root=stack.npy", "--trainer.max_epochs=1")
+    brighter = stack.astype(float)
+    brighter[0, 0, 0] = 9000
+    np.save("brighter.npy", brighter)
+    capsys.readouterr()
+    main(["reconstruct", CKPT, "brighter.npy", "--out=b.npz"])
+    assert "values from 100 to 9000 are clipped to those that the model knows, 100 to 2999" in (
+        capsys.readouterr().out
+    )
+
+
+def test_a_column_in_other_units_is_said(folder, capsys):
+    pytest.importorskip("pandas")
+    values = np.random.default_rng(0).normal([20, 1000, 5], [3, 10, 1], (80, 3))
+    for name, factor in (("a.csv", 1), ("b.csv", [1, 0.01, 1])):
+        np.savetxt(name, values * factor, delimiter=",", header="t,p,v", comments="")
+    main(["fit", "--data=Table", "--data.root=a.csv", "--trainer.max_epochs=1", *SMALL,
+          "--name=own"])  # fmt: skip
+    capsys.readouterr()
+    main(["score", CKPT, "b.csv", "--reference=0"])
+    assert "most values of p are far from those of the training" in capsys.readouterr().out
+
+
+def test_a_file_as_data_is_pointed_to_its_option(folder, capsys):
+    with pytest.raises(SystemExit):
+        main(["fit", "--data", "sensors.csv"])
+    assert "give --data Table --data.root sensors.csv" in capsys.readouterr().err
+
+
+def test_the_best_epoch_is_pointed_out(folder, capsys):
+    """A few training items are learned by heart."""
+    np.save("x.npy", np.random.default_rng(0).normal(size=(30, 20)))
+    wide = ["--model.encoder.hidden=[64]", "--model.decoder.hidden=[64]", "--model.latent_dim=8"]
+    main(["fit", "--data=Arrays", "--data.root=x.npy", "--name=own", "--trainer.max_epochs=60",
+          "--optimizer.lr=0.02", *SMALL, *wide])  # fmt: skip
+    out = capsys.readouterr().out
+    assert "best.ckpt has a validation loss of" in out
+    assert "nats of scaled values; in the units of the data, -log p(x) is" in out

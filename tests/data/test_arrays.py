@@ -29,6 +29,7 @@ def in_units(data, batch):
     [
         ((40, 9), {}, (1, 1, 9)),
         ((40, 2, 30), {}, (2, 1, 30)),
+        ((40, 12, 500), {}, (12, 1, 500)),
         ((40, 8, 8), {}, (1, 8, 8)),
         ((40, 3, 12), {"layout": "NHW"}, (1, 3, 12)),
         ((40, 6, 5, 3), {}, (3, 6, 5)),
@@ -304,3 +305,8 @@ def test_binarization_needs_values_between_0_and_1(tmp_path):
     data = Arrays(tmp_path / "x.npy", scaling="standardize", binarization="dynamic")
     with pytest.raises(UserError, match=r"binarization dynamic needs values in \[0, 1\]"):
         _ = data.record
+
+
+def test_equal_values_are_not_binary(tmp_path):
+    np.save(tmp_path / "x.npy", np.ones((40, 3)))
+    assert not Arrays(tmp_path / "x.npy").is_binary

@@ -356,3 +356,23 @@ def test_a_learned_sigma_is_bounded():
     value.sum().backward()
     assert value.isfinite().all()
     assert likelihood.log_sigma.grad.isfinite()
+
+
+class _Images:
+    """Training images with a standard deviation of 3 around a mean that differs by pixel."""
+
+    def random_images(self, n, seed):
+        generator = torch.Generator().manual_seed(seed)
+        mean = torch.linspace(-50, 50, 16).view(1, 4, 4)
+        return mean + 3 * torch.randn(n, 1, 4, 4, generator=generator)
+
+
+def test_sigma_starts_from_the_data():
+    likelihood = Gaussian(sigma=None, learn_sigma=True)
+    likelihood.init_from_data(_Images())
+    assert likelihood.sigma == pytest.approx(1, rel=0.02)
+    fixed = Gaussian(sigma=0.5, learn_sigma=True)
+    fixed.init_from_data(_Images())
+    assert fixed.sigma == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="only with learn_sigma"):
+        Gaussian(sigma=None)

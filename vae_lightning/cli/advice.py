@@ -14,6 +14,7 @@ from vae_lightning.models.image_model import ImageModel
 from vae_lightning.models.inference import GenerativeModel
 from vae_lightning.nets.sizes import linear_size
 
+_LARGE = 10.0
 _FEW_UPDATES = 50
 _FEW_VALIDATION_IMAGES = 10
 _UPDATES = 2500
@@ -69,6 +70,11 @@ def _about_likelihood(model: ImageModel, data: ImageData) -> Iterator[str]:
         )
     elif data.is_binary and not likelihood.binary:
         yield "all values are 0 or 1, for which there is --model.likelihood Bernoulli"
+    elif data.record.scaling == "none" and max(data.record.std) > _LARGE:
+        yield (
+            f"the values are not scaled, and networks learn from values around {_LARGE:.0f} "
+            "slowly: --data.scaling standardize"
+        )
     elif isinstance(likelihood, DiscretizedLogistic) and not _has_256_values(data):
         yield (
             "a DiscretizedLogistic is a distribution of the 256 values of 8-bit images, and these "
@@ -102,5 +108,5 @@ def _about_updates(trainer: pl.Trainer, data: ImageData) -> Iterator[str]:
     if fitting < data.batch_size:
         remedy = f"--data.batch_size {fitting} makes {data.num_train // fitting}"
     else:
-        remedy = "give more --trainer.max_epochs if the pictures stay blurred"
+        remedy = "give more --trainer.max_epochs if the validation loss still falls at the end"
     yield f"an epoch has {updates} {'update' if updates == 1 else 'updates'}: {remedy}"

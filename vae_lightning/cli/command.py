@@ -3,6 +3,7 @@
 import contextlib
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -349,7 +350,7 @@ class Command(LightningCLI):
             **kwargs, ckpt_path=self._ckpt_path, weights_only=True, return_predictions=False
         )
         if self.trainer.is_global_zero:
-            print(f"\nPredictions: {run_folders.short(self.predictions.folder)}")
+            _report_predictions(self.predictions.folder, self.datamodule)
 
 
 def options_parser(command: str) -> LightningArgumentParser:
@@ -403,6 +404,16 @@ def prepare_data(held: Checkpoint | None, data: object) -> bool:
         return True
 
 
+def _report_predictions(folder: Path, data: object) -> None:
+    """Print where predictions are, and which items are not among them."""
+    print(f"\nPredictions: {run_folders.short(folder)}")
+    left_out: Sequence[tuple[str, str]] = getattr(data, "left_out", ())
+    for name, reason in left_out[:5]:
+        print(f"Left out: {name}: {reason}")
+    if len(left_out) > 5:
+        print(f"Left out: {len(left_out) - 5} more")
+
+
 def adopt_scaling(data: object, model: ImageModel) -> None:
     """Let data be scaled as those were that the autoencoder of a prior was trained on."""
     autoencoder = getattr(model, "autoencoder", None)
@@ -431,8 +442,8 @@ def _check_fit(held: Checkpoint, model: ImageModel, data: object) -> None:
     if isinstance(shape, list | tuple) and tuple(shape) != model.image_shape:
         raise UserError(
             f"{held.path} is of a model of {tuple(shape)} images, but the data have "
-            f"{model.image_shape}: choose data of that shape, or for ImageFolder another "
-            "--data.size or --data.color"
+            f"{model.image_shape}: choose data of that shape"
+            + (", or another --data.size or --data.color" if hasattr(data, "size") else "")
         )
     known_data = held.record.known_data
     if model.conditional and known_data is not None and isinstance(data, ImageData):

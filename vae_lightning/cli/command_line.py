@@ -17,6 +17,13 @@ from vae_lightning.files import expand
 LINKED = ("image_shape", "num_classes", "num_train", "bounded")
 """Arguments of models that are taken from the data."""
 
+_DATA_FILES = {
+    **dict.fromkeys((".npy", ".npz"), "Arrays"),
+    **dict.fromkeys((".csv", ".tsv", ".parquet"), "Table"),
+    **dict.fromkeys((".tif", ".tiff"), "ImageFolder"),
+}
+"""Data modules by the suffixes of the files that they read."""
+
 _HELP_FLAGS = ("-h", "--help")
 
 _PATH_FLAGS = ("--ckpt_path", "--init_from", "--config", "-c")
@@ -190,6 +197,12 @@ def _check_flags(command: str, options: Sequence[Option]) -> None:
         name = option.flag.removeprefix("--model.").removeprefix("init_args.")
         if option.flag.startswith("--model.") and name in LINKED:
             raise UserError(f"{option.flag} is taken from the data: leave it out")
+        if option.flag == "--data" and Path(option.value).suffix in _DATA_FILES:
+            kind = _DATA_FILES[Path(option.value).suffix]
+            raise UserError(
+                f"--data names a kind of data, not a file: give --data {kind} --data.root "
+                f"{option.value}"
+            )
         measures = option.flag.startswith("--metrics.") or option.flag == "--evaluation_seed"
         if measures and command not in ("test", "validate"):
             raise UserError(f"{option.flag} is an option of vae test and vae validate")

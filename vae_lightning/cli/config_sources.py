@@ -27,6 +27,9 @@ from vae_lightning.data import ImageData
 from vae_lightning.models.image_model import ImageModel
 from vae_lightning.settings import class_path
 
+OWN_DATA = "own_data"
+"""The default configuration for data of the user."""
+
 GROUPS = ("trainer", "training", "checkpoint", "last", "figures", "metrics")
 """Options that hold others, unlike those that take a class."""
 
@@ -62,8 +65,11 @@ def _default_config(command_line: CommandLine) -> str:
     named = [config.content.get("data") for config in command_line.configs]
     named += [option.value for option in command_line.options if option.flag == "--data"]
     name = _class_name(named[-1]) if named and named[-1] else ""
-    found: Any = next((c for c in subclasses(ImageData) if c.__name__ == name), ImageData)
-    config: str = found.default_config
+    if not name:
+        return ImageData.default_config
+    known = (cls for cls in subclasses(ImageData) if cls.__name__ == name)
+    found: Any = next(known, None)
+    config: str = found.default_config if found else OWN_DATA  # a class of the user
     return config
 
 

@@ -19,12 +19,16 @@ from vae_lightning.data import ImageData
 from vae_lightning.errors import NonFinite, UserError, writing
 from vae_lightning.figures import history
 from vae_lightning.files import atomic_write_text
+from vae_lightning.settings import Configurable, class_path
 from vae_lightning.training import compat, cpu, ending, slurm
 from vae_lightning.training.best_checkpoint import BestCheckpoint
 from vae_lightning.training.checkpoint_io import check_disk_space
 from vae_lightning.training.last_checkpoint import Interrupted, LastCheckpoint
 from vae_lightning.training.module import LitVAE
 from vae_lightning.training.signals import LISTENER, REQUEUE
+
+_RISE = 0.1
+"""Rise of the validation loss since its minimum, relative to it, from which on it is said."""
 
 
 class TrainingRun:
@@ -195,7 +199,11 @@ class TrainingRun:
         if config.is_file():
             for module in allowed_classes.foreign_modules(config.read_text(encoding="utf-8")):
                 words += ["--import", module]
-        return shlex.join([*words, "--ckpt_path", short(ckpt_path)])
+        words += ["--ckpt_path", short(ckpt_path)]
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if name != "fit" and data is not None and not isinstance(data, Configurable):
+            words += ["--data", class_path(type(data))]  # the checkpoint does not say it
+        return shlex.join(words)
 
     def _best(self) -> Path | None:
         """Return the best checkpoint, or the last one if nothing says what is better."""
@@ -204,6 +212,21 @@ class TrainingRun:
             Path(c.best_model_path).absolute() for c in callbacks if isinstance(c, BestCheckpoint)
         ]
         return next((path for path in [*paths, self.last] if path.is_file()), None)
+
+    def _earlier_best(self) -> str:
+        """Return a sentence if the validation loss has risen for long; empty if it has not."""
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        best = next((c for c in callbacks if isinstance(c, BestCheckpoint)), None)
+        result = self.module.results.get("val/loss")
+        if best is None or best.monitor != "val/loss" or not best.best_model_score or not result:
+            return ""
+        lowest = float(best.best_model_score)
+        if not result.value - lowest > _RISE * abs(lowest):
+            return ""
+        return (
+            f"best.ckpt has a validation loss of {lowest:.4f}, which has risen since: a shorter "
+            "training, a smaller model or more data will do better"
+        )
 
     def _summarize(self, seconds: float) -> None:
         """Print the key numbers, where everything is, and what to type next."""
@@ -222,6 +245,8 @@ class TrainingRun:
         if self.module.results:
             print("On the validation images:", *report.lines(self.module), sep="\n")
         print(f"Run folder:  {short(self.folder.path)}")
+        if better := self._earlier_best():
+            print(f"Note:        {better}")
         if best := self._best():
             inside = best.is_relative_to(folder := self.folder.path.absolute())
             run_notes.add(folder, best=str(best.relative_to(folder) if inside else best))

@@ -23,6 +23,9 @@ Layout = Literal["ND", "NCD", "NHW", "NHWC", "NCHW", "D", "CD", "HW", "HWC", "CH
 _IMAGE_KEYS = ("x", "images", "image", "data", "imgs", "original", "arr_0", "")
 _LABEL_KEYS = ("y", "labels", "label", "targets", "target", "classes")
 
+_LONG = 16
+"""Ratio of the sizes from which on two axes are channels and a signal, not an image."""
+
 _FEW = 4
 """Largest number of channels that is taken for one where the layout is not given."""
 
@@ -287,8 +290,8 @@ def guess_layout(shape: tuple[int, ...], name: str) -> Layout:
     if len(shape) == 2:
         return "ND"
     if len(shape) == 3:
-        few_rows = shape[1] <= _FEW and shape[2] > 4 * shape[1]
-        return "NCD" if few_rows else "NHW"
+        few = shape[1] <= _FEW and shape[2] > 4 * shape[1]
+        return "NCD" if few or shape[2] >= _LONG * shape[1] else "NHW"
     if len(shape) == 4:
         if shape[3] <= _FEW or (shape[1] > _FEW and shape[3] < shape[1]):
             return "NHWC"

@@ -215,8 +215,8 @@ class Arrays(ScaledData):
         return self.labels_from is not None and self.labels_from.endswith(".npy")
 
     @property
-    def layout(self) -> str:
-        """See `ScaledData.layout`."""
+    def item_axes(self) -> str:
+        """See `ScaledData.item_axes`."""
         return self._axes.removeprefix("N")
 
     @cached_property

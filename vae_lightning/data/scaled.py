@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -215,7 +216,7 @@ class ScaledData(ImageData):
         return {}
 
     @property
-    def layout(self) -> str:
+    def item_axes(self) -> str:
         """Axes of an item in the files, see `DataRecord`."""
         return "CHW"
 
@@ -356,7 +357,7 @@ class ScaledData(ImageData):
             std=tuple(found.std.tolist()),
             bounded=self.bounded,
             binary=self.binarization != "none" or self._sees_two_values(scale),
-            layout=self.layout,
+            layout=self.item_axes,
             channels=tuple(self.channels),
             class_names=tuple(map(str, self.class_names or ())),
             class_counts=self.class_counts(),
@@ -364,8 +365,9 @@ class ScaledData(ImageData):
 
     def _sees_two_values(self, scale: npt.NDArray[np.float64]) -> bool:
         """Return whether training values are binary, and the model sees 0 and 1."""
-        top = self.statistics.binary
-        return self.bounded and top > 0 and bool(np.all(scale == top))
+        found = self.statistics
+        varies = found.high.max() > found.low.min()
+        return self.bounded and found.binary > 0 and varies and bool(np.all(scale == found.binary))
 
     def class_counts(self) -> tuple[int, ...]:
         """See `ImageSource.class_counts`."""
@@ -399,16 +401,6 @@ class ScaledData(ImageData):
             places = np.concatenate([places, self.positions["val"]])
         return self.items.name(int(places[position]))
 
-    def _check_units(self, record: DataRecord, indices: Indices) -> None:
-        """Check that items can have the units of those that a model was trained on."""
-        if record.is_8_bit and self.items.dtype == np.uint8:
-            return
-        some = randomness.choose(len(indices), min(len(indices), _CHECKED), 0, "checked")
-        groups: Groups = "all" if len(record.mean) == 1 else self._groups
-        found = statistics(self.items, indices[some.sort().values.numpy()], groups)
-        count = len(some) * int(np.prod(self.items.shape)) // len(record.mean)
-        record.check_values(found.mean, found.std, count, str(self.root))
-
     def labels_of(self, indices: Indices) -> Tensor | None:
         """Return the classes of items, int64, (n,); None if one of them has none."""
         y = None if self.y is None else self.y[torch.from_numpy(indices)]
@@ -439,10 +431,38 @@ class ScaledData(ImageData):
 
     def _load(self, indices: Indices) -> Dataset[Batch]:
         if self._trained_on is not None:
-            self._check_units(self._trained_on, indices)
+            check_units(self, self._trained_on, indices)
         dataset = ScaledItems(self.items, indices, self.labels_of(indices), self.record)
         size = (1 if dataset.is_8_bit else 4) * len(indices) * int(np.prod(self.image_shape))
         return dataset if size > self.memory_limit * 1e9 else InMemory(dataset.read_all())
+
+
+def check_units(data: ScaledData, record: DataRecord, indices: Indices) -> None:
+    """Check that items can have the units of those that a model was trained on.
+
+    Args:
+        data: The data.
+        record: What the checkpoint of the model keeps of its data.
+        indices: The items; of many, some are read.
+
+    Raises:
+        UserError: If they have other units.
+    """
+    items = data.items
+    if record.is_8_bit and items.dtype == np.uint8:
+        return
+    some = randomness.choose(len(indices), min(len(indices), _CHECKED), 0, "checked")
+    groups: Groups = "all" if len(record.mean) == 1 else data.groups
+    found = statistics(items, indices[some.sort().values.numpy()], groups)
+    count = len(some) * int(np.prod(items.shape)) // len(record.mean)
+    far = record.check_values(found.mean, found.std, count, str(data.root))
+    if far:
+        _say(
+            f"Note: most values of {', '.join(far)} are far from those of the training: are they "
+            "in the same units?"
+        )
+    if clipped := record.describe_clipped(found.low, found.high):
+        _say(f"Note: {clipped}")
 
 
 def check_shares(val_share: float, test_share: float) -> None:
@@ -456,3 +476,8 @@ def check_shares(val_share: float, test_share: float) -> None:
             "data.val_share and data.test_share must be positive and leave items for training, "
             f"got {val_share} and {test_share}"
         )
+
+
+@rank_zero_only
+def _say(text: str) -> None:
+    print(text, flush=True)

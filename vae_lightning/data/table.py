@@ -211,8 +211,8 @@ class Table(ScaledData):
         return f"{n:,} {'column' if n == 1 else 'columns'} ({_listed(self._names)})"
 
     @property
-    def layout(self) -> str:
-        """See `ScaledData.layout`."""
+    def item_axes(self) -> str:
+        """See `ScaledData.item_axes`."""
         return "D"
 
     @property

@@ -10,7 +10,10 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from vae_lightning.distributions.priors import TrainingImages
 from vae_lightning.functional import soft_clamp, softplus
+
+_IMAGES_FOR_SIGMA = 1000
 
 
 class Likelihood(nn.Module, ABC):
@@ -76,6 +79,9 @@ class Likelihood(nn.Module, ABC):
         Returns:
             Parameters, (n_params * C, H, W).
         """
+
+    def init_from_data(self, images: TrainingImages) -> None:
+        """Initialize what depends on the training images; called before the first update."""
 
 
 def _sum(x: Tensor) -> Tensor:
@@ -202,7 +208,8 @@ class Gaussian(Likelihood):
 
     Args:
         sigma: Standard deviation on the scale that the model sees: pixels in [0, 1], or scaled
-            values.
+            values. None for a learned one that starts at a third of the standard deviation of the
+            training values around their mean.
         learn_sigma: Whether sigma is a learned parameter, shared by all pixels and initialized to
             ``sigma``. Its logarithm is bounded smoothly to +-40, which no pixels need.
 
@@ -210,7 +217,7 @@ class Gaussian(Likelihood):
         log_sigma: Logarithm of the standard deviation; a parameter if it is learned.
 
     Raises:
-        ValueError: If ``sigma`` is not positive.
+        ValueError: If ``sigma`` is not positive, or None and not learned.
 
     References:
         Rybkin et al. (2021), Simple and effective VAE training with calibrated decoders (learned
@@ -221,14 +228,27 @@ class Gaussian(Likelihood):
         tensor([-0.9189])
     """
 
-    def __init__(self, sigma: float = 0.1, learn_sigma: bool = False) -> None:
+    def __init__(self, sigma: float | None = 0.1, learn_sigma: bool = False) -> None:
         super().__init__()
+        self.starts_from_data = sigma is None
+        if sigma is None:
+            if not learn_sigma:
+                raise ValueError("Gaussian: sigma may be None only with learn_sigma")
+            sigma = 0.1
         if not sigma > 0:
             raise ValueError(f"Gaussian: sigma must be positive, got {sigma}")
         # A number if it is fixed, because DDP would broadcast a buffer at every step.
         self.log_sigma: nn.Parameter | float = math.log(sigma)
         if learn_sigma:
             self.log_sigma = nn.Parameter(torch.tensor(self.log_sigma))
+
+    def init_from_data(self, images: TrainingImages) -> None:
+        """See `Likelihood.init_from_data`."""
+        if self.starts_from_data:
+            x = images.random_images(_IMAGES_FOR_SIGMA, 0).double()
+            spread = (x - x.mean(0)).square().mean().sqrt().item() / 3
+            assert isinstance(self.log_sigma, nn.Parameter)
+            self.log_sigma.data.fill_(math.log(max(spread, 1e-3)))
 
     @property
     def sigma(self) -> float:

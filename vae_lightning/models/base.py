@@ -58,6 +58,7 @@ class BaseVAE(GenerativeModel, ABC):
 
     def init_from_data(self, images: TrainingImages) -> None:
         """Initialize what depends on the training images; called before the first update."""
+        self.likelihood.init_from_data(images)
         if self.init_bias_from_data:
             params = self.likelihood.params_at(images.mean_image())
             cast(Decoder, self.decoder).start_at(self.to_device_dtype(params))

@@ -1,5 +1,6 @@
 """Predictions as NumPy arrays on disk."""
 
+import csv
 import itertools
 import json
 import shutil
@@ -28,10 +29,10 @@ class PredictionWriter(pl.Callback):
     """Callback that writes the outputs of ``predict_step``, one ``.npy`` file per name.
 
     Files have one row per image in the order of the split. Images are in the units of the data and
-    have the axes of their files. With several processes, each writes its
-    rows into the shared files. ``original``, ``index`` and, with labels, ``label`` are added, and a
-    picture of some images above their reconstructions. Everything is written to
-    ``FOLDER.partial``, which is renamed to ``FOLDER`` when it is complete.
+    have the axes of their files. With several processes, each writes its rows into the shared
+    files. ``original``, ``index`` and, with labels, ``label`` are added, a picture of some images
+    above their reconstructions, and for files of the user ``items.csv`` with their names.
+    Everything is written to ``FOLDER.partial``, which is renamed to ``FOLDER`` when it is complete.
 
     Args:
         folder: Output folder. Earlier predictions there are replaced if they are of the same
@@ -131,10 +132,27 @@ class PredictionWriter(pl.Callback):
             self._drop_missing_rows()
             if (self.partial / "reconstruction.npy").is_file():
                 self._draw()
+            self._name_items(trainer)
             atomic_write_text(self.partial / "source.json", self.source)
             shutil.rmtree(self.folder, ignore_errors=True)
             self.partial.rename(self.folder)
         trainer.strategy.barrier()
+
+    def _name_items(self, trainer: pl.Trainer) -> None:
+        """Write the names and classes of items of a user's files, in the order of the arrays."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if not getattr(data, "is_users", False):
+            return
+        index = np.load(self.partial / "index.npy", allow_pickle=False).tolist()
+        rows = [{"name": data.item_name(data.predict_split, i)} for i in index]
+        path = self.partial / "label.npy"
+        if path.is_file():
+            for row, label in zip(rows, np.load(path, allow_pickle=False).tolist(), strict=True):
+                row["class"] = str(data.class_names[label])
+        with (self.partial / "items.csv").open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
 
     def _draw(self) -> None:
         """Draw some images above their reconstructions."""

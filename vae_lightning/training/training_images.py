@@ -44,7 +44,8 @@ class DataModuleImages:
                 "as a LightningDataModule"
             )
         x = torch.cat([Batch.of(batch).x.cpu() for batch in self.data.train_dataloader()])
-        if not x.is_floating_point() or x.amin() < 0 or x.amax() > 1:
+        bounded = getattr(self.data, "bounded", True)
+        if not x.is_floating_point() or (bounded and (x.amin() < 0 or x.amax() > 1)):
             raise ValueError(
                 "this model is initialized from the training images, which the data module must "
                 "yield as floats in [0, 1]"

@@ -220,7 +220,7 @@ class Arrays(Items):
         channels, height, width = shape = self.trained.model.image_shape
         if array.dtype.kind == "f":
             low, high = array.min(initial=0), array.max(initial=1)
-            if not (low >= -1e-3 and high <= 1.001):
+            if self.trained.model.bounded and not (low >= -1e-3 and high <= 1.001):
                 raise UserError(
                     f"{self.path} has values from {low:.4g} to {high:.4g}: give floats in [0, 1], "
                     "or unsigned 8-bit integers"
@@ -306,6 +306,8 @@ class RunData(Items):
         self.data.teardown("predict")
         self.dataset: Any = self.data.datasets[split]
         self.split = split
+        if self.data.is_users:
+            self.failed = list(self.data.left_out)
         splits = "all splits" if split == "all" else f"the {split} split"
         self.what = f"{splits} of {cls.__name__}"
 

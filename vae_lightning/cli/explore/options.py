@@ -139,6 +139,12 @@ class Trained:
         return record is not None and not record.is_8_bit
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns of a table, empty for other data."""
+        record = self.model.record
+        return record.channels if record is not None and record.layout == "D" else ()
+
+    @property
     def noun(self) -> str:
         """What an item is called."""
         return "image" if self.model.image_shape[1] > 1 else "item"

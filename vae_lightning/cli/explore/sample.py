@@ -74,7 +74,8 @@ def run(options: argparse.Namespace) -> None:
         columns = -(-n // len(names))
         label = torch.arange(len(names)).repeat_interleave(columns)
         n = len(label)
-    outputs = Outputs(options, trained.held, "sample", (".png", ".npz"))
+    suffixes = (".png", ".npz", ".csv") if trained.columns else (".png", ".npz")
+    outputs = Outputs(options, trained.held, "sample", suffixes)
     how = {
         "temperature": options.temperature,
         "top_k": options.top_k,
@@ -105,6 +106,9 @@ def run(options: argparse.Namespace) -> None:
     if label is not None:
         arrays["label"] = torch.as_tensor(label).expand(n)
     outputs.arrays("samples", arrays)
+    if trained.columns:
+        rows = [dict(zip(trained.columns, row, strict=True)) for row in arrays["x"].tolist()]
+        outputs.table("samples", rows)
     outputs.images("images", model.to_picture(images), [f"{i:05d}" for i in range(n)])
     outputs.report()
 
