@@ -130,7 +130,7 @@ class DataRecord:
         """
         x = (values - self.broadcast(self.offset)) / self.broadcast(self.scale)
         if self.bounded:
-            x = x.clip(0, 1)
+            return x.clip(0, 1).astype(np.float32)
         if np.abs(x).max(initial=0) > np.finfo(np.float32).max:
             raise UserError(
                 "the data have values that are too large for a network, up to "

@@ -233,8 +233,9 @@ class ImageFolder(ScaledData):
         note = [f"{n:,} with 16-bit colors, of which 8 bits are used"] if reduced else []
         return [*listing.remarks, *note]
 
+    @cached_property
     def fingerprint(self) -> str:
-        """Return a hash of the names of the files."""
+        """Hash of the names of the files."""
         return self.files.digest()
 
     def _load(self, indices: Indices) -> Dataset[Batch]:

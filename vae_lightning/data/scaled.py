@@ -406,14 +406,15 @@ class ScaledData(ImageData):
         y = None if self.y is None else self.y[torch.from_numpy(indices)]
         return None if y is None or y.lt(0).any() else y
 
+    @cached_property
     def fingerprint(self) -> str:
-        """Return a hash of the data, by which a training that continues knows them."""
+        """Hash of the data, by which a training that continues knows them."""
         y = b"" if self.y is None else self.y.numpy().tobytes()
         return fingerprint(self.items, y, repr(tuple(self.channels)).encode())
 
     def state_dict(self) -> dict[str, Any]:
         """See `ImageData.state_dict`; adds what identifies the data."""
-        return {**super().state_dict(), "files": self.fingerprint()}
+        return {**super().state_dict(), "files": self.fingerprint}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """See `ImageData.load_state_dict`.
@@ -423,7 +424,7 @@ class ScaledData(ImageData):
         """
         super().load_state_dict(state_dict)
         is_fit = self.trainer is not None and self.trainer.state.fn == "fit"
-        if is_fit and state_dict.get("files", self.fingerprint()) != self.fingerprint():
+        if is_fit and state_dict.get("files", self.fingerprint) != self.fingerprint:
             raise UserError(
                 f"the {self.noun}s in {self.root} are not those that this training began with: "
                 "restore them, or start a new training"
