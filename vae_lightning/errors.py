@@ -71,6 +71,17 @@ def nearest(name: str, valid: Collection[str], cutoff: float = 0.5) -> str:
     return f"; did you mean '{found[0]}'?" if found else ""
 
 
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """Return several names, or the first of many, as text for a message.
+
+    Example:
+        >>> listed(["a", "b", "c"], most=2)
+        'a, b and 1 more'
+    """
+    shown = ", ".join(names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+
+
 def fail(message: str, code: int) -> NoReturn:
     """Print an error message and exit.
 

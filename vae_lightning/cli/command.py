@@ -3,7 +3,6 @@
 import contextlib
 import re
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,7 @@ from vae_lightning.cli.command_line import CommandLine
 from vae_lightning.cli.folder_choice import choose_folder, find_requeued_run
 from vae_lightning.cli.parser import Parser, WrongOptions
 from vae_lightning.cli.run_folders import RunFolder
+from vae_lightning.cli.terminal import list_left_out
 from vae_lightning.cli.training_run import TrainingRun
 from vae_lightning.data import ImageData
 from vae_lightning.errors import UserError
@@ -407,11 +407,7 @@ def prepare_data(held: Checkpoint | None, data: object) -> bool:
 def _report_predictions(folder: Path, data: object) -> None:
     """Print where predictions are, and which items are not among them."""
     print(f"\nPredictions: {run_folders.short(folder)}")
-    left_out: Sequence[tuple[str, str]] = getattr(data, "left_out", ())
-    for name, reason in left_out[:5]:
-        print(f"Left out: {name}: {reason}")
-    if len(left_out) > 5:
-        print(f"Left out: {len(left_out) - 5} more")
+    list_left_out(getattr(data, "left_out", ()))
 
 
 def adopt_scaling(data: object, model: ImageModel) -> None:

@@ -4,7 +4,7 @@ import codecs
 import contextlib
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 _PLAIN = {
     "\N{PLUS-MINUS SIGN}": "+-",
@@ -27,6 +27,14 @@ def says(text: str) -> Iterator[None]:
         yield
     finally:
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def list_left_out(left_out: Sequence[tuple[str, str]]) -> None:
+    """Print the first few items that are not used, with the reasons."""
+    for name, reason in left_out[:5]:
+        print(f"Left out: {name}: {reason}")
+    if len(left_out) > 5:
+        print(f"Left out: {len(left_out) - 5} more")
 
 
 def write_plainly() -> None:

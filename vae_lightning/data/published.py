@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from torchvision.datasets.utils import check_integrity
 
-from vae_lightning.errors import UserError
+from vae_lightning.errors import UserError, listed
 
 
 class Published(NamedTuple):
@@ -67,13 +67,13 @@ class Published(NamedTuple):
                 found = {name: list(downloaded.glob(name)) for name in self.missing}
                 absent = [name for name, paths in found.items() if not paths]
                 if absent:
-                    raise FileNotFoundError(f"{_listed(absent)} is not in the download")
+                    raise FileNotFoundError(f"{listed(absent, most=3)} is not in the download")
                 self.folder.mkdir(parents=True, exist_ok=True)
                 for path in itertools.chain(*found.values()):
                     path.rename(self.folder / path.relative_to(downloaded))
         except Exception as error:  # downloaders raise errors of any kind
             raise UserError(
-                f"{self.folder} lacks {_listed(self.missing)}, and the download failed "
+                f"{self.folder} lacks {listed(self.missing, most=3)}, and the download failed "
                 f"({_first_line(error)}): {self._advice}"
             ) from error
 
@@ -86,7 +86,7 @@ class Published(NamedTuple):
                 missing or damaged, as far as that can be told.
         """
         if self.missing:
-            raise UserError(f"{self.folder} lacks {_listed(self.missing)}: {self._advice}")
+            raise UserError(f"{self.folder} lacks {listed(self.missing, most=3)}: {self._advice}")
         try:
             yield
         except (UserError, MemoryError):
@@ -98,8 +98,8 @@ class Published(NamedTuple):
             names = damaged or list(self.md5)
             verb = "is damaged" if len(names) == 1 else "are damaged"
             raise UserError(
-                f"{_listed(names)} in {self.folder} {verb} ({_first_line(error)}): remove and "
-                f"download again from {self.url}"
+                f"{listed(names, most=3)} in {self.folder} {verb} ({_first_line(error)}): remove "
+                f"and download again from {self.url}"
             ) from error
 
     def _is_intact(self, name: str, md5: str) -> bool:
@@ -114,12 +114,6 @@ class Published(NamedTuple):
             f"get the files from {self.url} and put them there, or set --data.root or "
             f"VAE_DATA_ROOT to the folder that contains {self.inside}"
         )
-
-
-def _listed(names: Sequence[str]) -> str:
-    """Return the first few of several names as text."""
-    shown = ", ".join(names[:3])
-    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
 
 
 def _first_line(error: Exception) -> str:

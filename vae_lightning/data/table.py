@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from vae_lightning.data.scaled import Labels, ScaledData
 from vae_lightning.data.scaling import Scaling
-from vae_lightning.errors import UserError
+from vae_lightning.errors import UserError, listed
 
 _PARQUET = (".parquet", ".pq")
 _TEXT = (".csv", ".tsv", ".txt")
@@ -119,7 +119,7 @@ class Table(ScaledData):
             if name not in frame.columns:
                 of = ", which the model was trained on" if self._trained_on is not None else ""
                 raise UserError(
-                    f"{self.root} has no column '{name}'{of}, but {_listed(list(frame.columns))}"
+                    f"{self.root} has no column '{name}'{of}, but {listed(list(frame.columns))}"
                 )
         return frame
 
@@ -145,12 +145,12 @@ class Table(ScaledData):
         empty = [name for name in names if not frame[name].notna().any()]
         text = [name for name in others if name not in names]
         if text:
-            self._remarks.append(f"without columns that are not numeric: {_listed(text)}")
+            self._remarks.append(f"without columns that are not numeric: {listed(text)}")
         if empty:
-            self._remarks.append(f"without columns that are empty: {_listed(empty)}")
+            self._remarks.append(f"without columns that are empty: {listed(empty)}")
         names = [name for name in names if name not in empty]
         if not names:
-            raise UserError(f"{self.root} has no numeric columns: {_listed(list(frame.columns))}")
+            raise UserError(f"{self.root} has no numeric columns: {listed(list(frame.columns))}")
         return names
 
     @cached_property
@@ -161,7 +161,7 @@ class Table(ScaledData):
         kept = ~missing.any(1)
         for row in np.flatnonzero(~kept).tolist():
             absent = [self._names[i] for i in np.flatnonzero(missing[row])]
-            self._left_out.append((self._row(row), f"no finite value in {_listed(absent)}"))
+            self._left_out.append((self._row(row), f"no finite value in {listed(absent)}"))
         if self.label_column:
             unknown = self._frame[self.label_column].isna().to_numpy()
             for row in np.flatnonzero(unknown & kept).tolist():
@@ -190,7 +190,7 @@ class Table(ScaledData):
             if (column == column[0]).all()
         ]
         if constant:
-            self._remarks.append(f"constant: {_listed(constant)}")
+            self._remarks.append(f"constant: {listed(constant)}")
         return TableItems(np.ascontiguousarray(values[self._kept]), np.flatnonzero(self._kept))
 
     @cached_property
@@ -208,7 +208,7 @@ class Table(ScaledData):
     def shape_text(self) -> str:
         """The number of columns, and their names."""
         n = self.image_shape[2]
-        return f"{n:,} {'column' if n == 1 else 'columns'} ({_listed(self._names)})"
+        return f"{n:,} {'column' if n == 1 else 'columns'} ({listed(self._names)})"
 
     @property
     def item_axes(self) -> str:
@@ -302,7 +302,3 @@ def _is_numeric(column: Any) -> bool:
     from pandas.api import types
 
     return bool(types.is_numeric_dtype(column)) and not types.is_complex_dtype(column)
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

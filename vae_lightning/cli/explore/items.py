@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vae_lightning.cli.explore.options import Parser, Trained
+from vae_lightning.cli.terminal import list_left_out
 from vae_lightning.errors import UserError
 from vae_lightning.files import expand
 from vae_lightning.images.arrays import read_values
@@ -440,7 +441,4 @@ def _array_in(path: Path) -> Any:
 
 def report_failed(given: Items) -> None:
     """Print which items could not be read."""
-    for name, reason in given.failed[:5]:
-        print(f"Left out: {name}: {reason}")
-    if len(given.failed) > 5:
-        print(f"Left out: {len(given.failed) - 5} more")
+    list_left_out(given.failed)
