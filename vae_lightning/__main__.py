@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from vae_lightning import __version__
-from vae_lightning.cli import exit_codes, option_list, own_modules, short_help
+from vae_lightning.cli import class_list, exit_codes, option_list, own_modules, short_help
 from vae_lightning.cli.commands import COMMANDS, EXPLORE
 from vae_lightning.cli.terminal import says, write_plainly
 from vae_lightning.errors import UserError, fail
@@ -28,7 +28,7 @@ examples:
 
 options:
   -h, --help     show this text; `vae COMMAND --help` shows the options of a command,
-                 `vae fit --model.help BetaVAE` those of a model
+                 `vae fit --model.help` lists the models
   --version      show the version
   --import NAME  import a module of yours, such as my_models.py in this folder, before a command
                  that reads a checkpoint with classes from it
@@ -65,6 +65,8 @@ def main(args: Sequence[str] | None = None) -> None:
         sweep.run(args[1:])
     elif args[0] in option_list.LIGHTNING_COMMANDS and short_help.wanted(args[1:]):
         print(short_help.text(args[0]))
+    elif args[0] in option_list.LIGHTNING_COMMANDS and (flag := class_list.asked(args[1:])):
+        print(class_list.text(flag))
     elif args[0] == "completion":
         from vae_lightning.cli import completion
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -12,7 +13,7 @@ import time
 import pytest
 
 from vae_lightning.__main__ import COMMANDS, main
-from vae_lightning.cli import completion, option_list, short_help
+from vae_lightning.cli import class_list, completion, option_list, short_help
 from vae_lightning.cli.bundled_configs import find_config
 
 LIGHTNING = option_list.LIGHTNING_COMMANDS
@@ -24,6 +25,7 @@ def test_the_list_of_options_is_that_of_the_parsers():
     assert kept["arguments"] == found["arguments"]
     for flag in ("--model", "--data", "--model.prior", "--model.encoder"):
         assert kept["classes"][flag] == found["classes"][flag]
+    assert kept["summaries"] == found["summaries"]
     assert kept["options"].keys() == found["options"].keys()
     for command, options in kept["options"].items():
         # Those of the trainer differ between versions of Lightning.
@@ -62,7 +64,29 @@ def test_the_whole_help_is_behind_an_argument(capsys):
     assert len(out.splitlines()) > 200
 
 
-@pytest.mark.parametrize("args", [["fit", "--help"], ["completion", "bash"], ["--help"]])
+@pytest.mark.parametrize("flag", ["--model", "--data", "--model.prior", "--model.decoder"])
+def test_classes_are_listed_with_a_sentence(flag, capsys):
+    main(["fit", "--config", "vae", f"{flag}.help"])
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    rows = dict(re.findall(r"^  (\S+) +(\S.*)$", out, re.MULTILINE))
+    for name in option_list.read()["classes"][flag]:
+        assert len(rows[name]) > 5, name
+    for path in find_config("vae").parent.glob("*.yaml"):
+        assert (path.stem in rows) == (flag == "--model")
+
+
+def test_the_help_of_a_class_is_not_the_list():
+    assert class_list.asked(["--model.help", "--config", "vae"]) == "--model"
+    assert class_list.asked(["--model.prior.help"]) == "--model.prior"
+    assert class_list.asked(["--model.help", "BetaVAE"]) is None
+    assert class_list.asked(["--model", "BetaVAE", "--optimizer.help"]) is None
+
+
+LIGHT = [["fit", "--help"], ["completion", "bash"], ["--help"], ["fit", "--model.help"]]
+
+
+@pytest.mark.parametrize("args", LIGHT)
 def test_answers_without_importing_torch(args):
     code = (
         "import sys; from vae_lightning.__main__ import main; main(sys.argv[1:])\n"

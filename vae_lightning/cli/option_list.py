@@ -6,6 +6,7 @@
 import argparse
 import inspect
 import json
+import re
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -27,7 +28,8 @@ def read() -> dict[str, Any]:
 
     ``options`` has, by command and flag, what an option does (``help``) and its ``default`` and
     ``choices`` where it has such. ``classes`` has the names of the classes that an option takes,
-    and ``arguments`` the flags of their arguments.
+    ``summaries`` the first sentence about those of this project, and ``arguments`` the flags of
+    their arguments.
     """
     content: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))
     return content
@@ -37,7 +39,12 @@ def collect() -> dict[str, Any]:
     """Collect the options from the parsers."""
     options = {name: _lightning_options(name) for name in LIGHTNING_COMMANDS}
     options |= {name: _explore_options(name) for name in EXPLORE}
-    return {"options": options, "classes": _classes(), "arguments": _arguments()}
+    return {
+        "options": options,
+        "classes": _classes(),
+        "summaries": _summaries(),
+        "arguments": _arguments(),
+    }
 
 
 def _lightning_options(command: str) -> dict[str, dict[str, Any]]:
@@ -119,6 +126,25 @@ def _classes() -> dict[str, list[str]]:
             if issubclass(cls, base) and cls is not base and not cls.__name__.startswith("_")
         )
     return found
+
+
+def _summaries() -> dict[str, dict[str, str]]:
+    """Return the first sentence of the docstring of each class, and its paper."""
+    return {
+        flag: {cls.__name__: _summary(cls) for cls in _public(base)}
+        for flag, base in _bases().items()
+    }
+
+
+def _summary(cls: type) -> str:
+    text = inspect.getdoc(cls) or ""
+    first = " ".join(re.split(r"\n\n|\.\s", text)[0].split()).rstrip(".:").replace("`", "")
+    title = (inspect.getdoc(inspect.getmodule(cls)) or "").partition("\n")[0]
+    paper = re.search(r"\(([^()]+, \d{4})\)", title)
+    if paper:
+        return f"{first} ({paper[1]})"
+    listed = re.search(r"([^()\s][^()\n]+) \((\d{4})\)", text.partition("References:")[2])
+    return f"{first} ({listed[1].strip()}, {listed[2]})" if listed else first
 
 
 def _arguments() -> list[str]:

@@ -112,7 +112,8 @@ def text(command: str) -> str:
             [
                 "more:",
                 _row("--print_config", "print all settings as YAML, and exit", options),
-                _line("--model.help CLASS", "list the arguments of a model; also --data.help"),
+                _line("--model.help", "list the models; also --data.help, --model.prior.help, ..."),
+                _line("--model.help CLASS", "list the arguments of a model"),
                 _line("--help all", "list every option"),
             ]
         )
