@@ -20,6 +20,7 @@ from vae_lightning.nets.quantizers import (
     VectorQuantizer,
 )
 from vae_lightning.nets.quantizers.base import pass_gradient
+from vae_lightning.nets.quantizers.codebook import reparameterize
 from vae_lightning.nets.quantizers.lookup_free import binary_entropy, entropy_of_mean
 
 D, K = 6, 20
@@ -39,6 +40,7 @@ KINDS = {
     "orthogonal": functools.partial(
         vector_quantizer, codebook_update="gradient", orthogonality=10.0
     ),
+    "reparameterized": functools.partial(vector_quantizer, codebook_update="reparameterized"),
     "fsq": lambda: FSQ(D, levels=(5, 4, 3)),
     "fsq_direct": lambda: FSQ(D, levels=(3, 4, 5, 6, 7, 8)),
     "lfq": lambda: LFQ(D, bits=5),
@@ -206,6 +208,55 @@ def test_the_rotation_of_degenerate_vectors_is_finite(v):
     v = torch.tensor([v], requires_grad=True)
     pass_gradient(v, torch.tensor([[1.0, 0.0]]), "rotation").sum().backward()
     assert v.grad.isfinite().all()
+
+
+def test_the_reparameterization_is_theirs():
+    """With their noise, by the seed; gradients reach both the vectors and the codes."""
+    from vector_quantize_pytorch.vector_quantize_pytorch import directional_reparam
+
+    torch.manual_seed(0)
+    v, e, weights = torch.randn(50, D), torch.randn(50, D), torch.randn(50, D)
+    ours, theirs = ([x.clone().requires_grad_() for x in (v, e)] for _ in range(2))
+    torch.manual_seed(1)
+    theirs_out = directional_reparam(*theirs, noise_variance=0.04)
+    torch.manual_seed(1)
+    ours_out = reparameterize(*ours, 0.2 * torch.randn(50, D))
+    torch.testing.assert_close(ours_out, theirs_out)
+    (ours_out * weights).sum().backward()
+    (theirs_out * weights).sum().backward()
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+        assert a.grad.abs().sum() > 0
+
+
+def test_reparameterized_codes_learn_without_losses_of_their_own():
+    q = vector_quantizer(codebook_update="reparameterized", noise_variance=0.01).train()
+    q.codebook.data = torch.randn(K, D)
+    out = q(maps())
+    assert out.codebook is None
+    assert out.commitment is None
+    exact = q.lookup(out.indices)
+    assert 0 < (out.z_q - exact).abs().mean() < 0.5
+    out.z_q.square().sum().backward()
+    used = out.indices.unique()
+    assert (q.codebook.grad[used].abs().sum(1) > 0).all()
+    with torch.no_grad():
+        assert not q(maps()).z_q.equal(q(maps()).z_q)  # other noise in another step
+
+
+def test_a_code_that_equals_its_vector_has_a_finite_gradient():
+    v = torch.zeros(1, D, requires_grad=True)
+    e = torch.zeros(1, D, requires_grad=True)
+    reparameterize(v, e, torch.ones(1, D)).sum().backward()
+    assert v.grad.isfinite().all()
+    assert e.grad.isfinite().all()
+
+
+def test_options_of_reparameterized_codes_are_checked():
+    with pytest.raises(ValueError, match="a gradient of their own"):
+        vector_quantizer(codebook_update="reparameterized", gradient="rotation")
+    with pytest.raises(ValueError, match="noise_variance must not be negative"):
+        vector_quantizer(noise_variance=-1.0)
 
 
 def test_orthogonality_is_theirs():

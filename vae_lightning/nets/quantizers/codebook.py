@@ -3,6 +3,8 @@
 References:
     van den Oord et al. (2017), Neural discrete representation learning,
     https://arxiv.org/abs/1711.00937 (the loss: equation 3; the moving average: appendix A.1)
+    Vali et al. (2025), DiVeQ: differentiable vector quantization using the reparameterization
+    trick, https://arxiv.org/abs/2509.26469 (``codebook_update`` reparameterized)
 """
 
 from typing import Literal
@@ -32,8 +34,10 @@ class VectorQuantizer(Quantizer):
     Args:
         embedding_dim: Size D of a code.
         codebook_size: Number K of codes.
-        codebook_update: ``gradient`` (by the codebook loss) or ``ema`` (each code is the moving
-            average of the vectors assigned to it, and the codebook loss has no gradient).
+        codebook_update: ``gradient`` (by the codebook loss), ``ema`` (each code is the moving
+            average of the vectors assigned to it, and the codebook loss has no gradient) or
+            ``reparameterized`` (by the gradient of the reconstruction, see `reparameterize`; there
+            is neither a codebook loss nor a commitment loss).
         codebook_init: ``kmeans`` (on the first batch), ``data`` (random vectors of the first batch)
             or ``uniform`` (in [-1/K, 1/K], independent of the data).
         decay: Decay of the moving averages per batch.
@@ -45,9 +49,11 @@ class VectorQuantizer(Quantizer):
         orthogonality: Weight of the mean squared cosine between different codes (Shin et al., 2021,
             https://arxiv.org/abs/2112.00384), which keeps codes apart; 10 is usual. Only for codes
             that are learned by gradient.
+        noise_variance: Variance of the noise in the direction of a reparameterized code, in
+            training only.
 
     Raises:
-        ValueError: If a number is out of range, or ``orthogonality`` could have no effect.
+        ValueError: If a number is out of range, or an option could have no effect.
     """
 
     step: nn.Parameter
@@ -56,7 +62,7 @@ class VectorQuantizer(Quantizer):
         self,
         embedding_dim: int,
         codebook_size: int = 512,
-        codebook_update: Literal["gradient", "ema"] = "ema",
+        codebook_update: Literal["gradient", "ema", "reparameterized"] = "ema",
         codebook_init: Literal["kmeans", "data", "uniform"] = "kmeans",
         decay: float = 0.99,
         dead_code_threshold: float = 0.1,
@@ -64,6 +70,7 @@ class VectorQuantizer(Quantizer):
         similarity: Literal["euclidean", "cosine"] = "euclidean",
         gradient: Gradient = "straight_through",
         orthogonality: float = 0.0,
+        noise_variance: float = 1e-3,
     ) -> None:
         super().__init__(embedding_dim)
         if codebook_size < 2:
@@ -85,6 +92,15 @@ class VectorQuantizer(Quantizer):
                 "VectorQuantizer: orthogonality has no effect on moving averages: use it with "
                 "codebook_update gradient"
             )
+        if not noise_variance >= 0:
+            raise ValueError(
+                f"VectorQuantizer: noise_variance must not be negative, got {noise_variance}"
+            )
+        if gradient != "straight_through" and codebook_update == "reparameterized":
+            raise ValueError(
+                "VectorQuantizer: reparameterized codes have a gradient of their own: leave out "
+                "gradient"
+            )
         self.codebook_size = codebook_size
         self.codebook_update = codebook_update
         self.codebook_init = codebook_init
@@ -94,8 +110,9 @@ class VectorQuantizer(Quantizer):
         self.similarity = similarity
         self.gradient = gradient
         self.orthogonality = orthogonality
+        self.noise_variance = noise_variance
         codebook = torch.empty(codebook_size, embedding_dim).uniform_(-1, 1) / codebook_size
-        self.codebook = nn.Parameter(codebook, requires_grad=codebook_update == "gradient")
+        self.codebook = nn.Parameter(codebook, requires_grad=codebook_update != "ema")
         # Moving averages of the assignments per code in units of an equal share (1 = used as often
         # as the average code), and of the sums of the assigned vectors in the same unit.
         self.usage = nn.Parameter(torch.ones(codebook_size), requires_grad=False)
@@ -112,14 +129,16 @@ class VectorQuantizer(Quantizer):
         indices = self.nearest(vectors)
         # Before the update, because the losses are those of the chosen codes.
         e = nn.functional.embedding(indices, self.codes)
-        commitment = squared_distance(vectors, e.detach())
-        codebook = None
-        if self.codebook_update == "gradient":
-            codebook = squared_distance(vectors.detach(), e)
         regularizer = self._regularizer() if self.orthogonality else None
+        if self.codebook_update == "reparameterized":
+            z_q, commitment, codebook = self._reparameterized(vectors, e), None, None
+        else:
+            z_q = pass_gradient(vectors, e.detach(), self.gradient)
+            commitment = squared_distance(vectors, e.detach())
+            learned = self.codebook_update == "gradient"
+            codebook = squared_distance(vectors.detach(), e) if learned else None
         if self.training:
             self._learn(vectors.detach(), indices)
-        z_q = pass_gradient(vectors, e.detach(), self.gradient)
         return Quantized(z_q, indices, codebook, commitment, regularizer)
 
     def nearest(self, vectors: Tensor) -> Tensor:
@@ -143,6 +162,14 @@ class VectorQuantizer(Quantizer):
     def codebooks(self) -> dict[str, Tensor]:
         """See `Quantizer.codebooks`."""
         return {"": self.codes.detach()}
+
+    def _reparameterized(self, vectors: Tensor, e: Tensor) -> Tensor:
+        """Return the chosen codes: with a gradient in training, exact in evaluation."""
+        if not self.training:
+            return e
+        source = randomness.generator(self.seed, "reparameterized", int(self.step))
+        noise = torch.randn(vectors.shape, generator=source).to(vectors.device)
+        return reparameterize(vectors, e, self.noise_variance**0.5 * noise)
 
     def _regularizer(self) -> Tensor:
         """Return the weighted mean squared cosine between different codes, ()."""
@@ -181,6 +208,33 @@ class VectorQuantizer(Quantizer):
             self.codebook[dead] = choose_vectors(flat, int(dead.sum()), self.seed, int(self.step))
             self.usage[dead] = 1.0
             self.sums[dead] = self.codebook[dead]
+
+
+def reparameterize(vectors: Tensor, codes: Tensor, noise: Tensor) -> Tensor:
+    r"""Return codes with a gradient both to them and to the vectors that they replace.
+
+    The code is reached from the vector along a direction that has no gradient:
+
+    .. math:: z_q = v + \|e - v\| \, \mathrm{sg}\left[\frac{e - v + \epsilon}
+        {\|e - v + \epsilon\|}\right]
+
+    Args:
+        vectors: Output v of the encoder, (..., D).
+        codes: The chosen codes e, (..., D).
+        noise: Noise in the direction, (..., D); without it, the result is e.
+
+    References:
+        Vali et al. (2025), https://arxiv.org/abs/2509.26469
+
+    Example:
+        >>> v, e = torch.zeros(1, 2, requires_grad=True), torch.tensor([[3.0, 4.0]])
+        >>> reparameterize(v, e, torch.zeros(1, 2)).tolist()
+        [[3.0, 4.0]]
+    """
+    error = codes - vectors
+    # The length has no gradient at 0, where a code equals its vector.
+    length = error.square().sum(-1, keepdim=True).clamp(min=1e-24).sqrt()
+    return vectors + length * nn.functional.normalize(error + noise, dim=-1).detach()
 
 
 def codes_of(vectors: Tensor, n: int, by_kmeans: bool, seed: int) -> Tensor | None:
