@@ -8,6 +8,7 @@ from torch import Tensor
 from vae_lightning.distributed import total
 
 NATS = "nats per image"
+LOSS = "loss per image"
 
 
 class Result(NamedTuple):

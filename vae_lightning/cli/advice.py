@@ -9,7 +9,6 @@ from jsonargparse import Namespace
 
 from vae_lightning.data import ImageData
 from vae_lightning.data.sampling import fitting_batch_size
-from vae_lightning.distributions.likelihoods import Bernoulli, DiscretizedLogistic
 from vae_lightning.models.image_model import ImageModel
 from vae_lightning.models.inference import GenerativeModel
 from vae_lightning.nets.sizes import linear_size
@@ -62,11 +61,13 @@ def _about_likelihood(model: ImageModel, data: ImageData) -> Iterator[str]:
     if not data.is_users or not isinstance(model, GenerativeModel):
         return
     likelihood = model.likelihood
-    if isinstance(likelihood, Bernoulli) and not data.is_binary:
+    name = type(likelihood).__name__
+    if not model.is_normalized(data.is_binary):
         better = "DiscretizedLogistic" if data.record.dtype == "uint8" else "Gaussian"
+        of_what = f"a {name} of values between 0 and 1" if likelihood.binary else name
         yield (
-            "a Bernoulli of values between 0 and 1 is a loss, not a likelihood: for numbers that "
-            f"mean something, --model.likelihood {better}"
+            f"{of_what} is a loss, not a likelihood: for numbers that mean something, "
+            f"--model.likelihood {'Bernoulli' if data.is_binary else better}"
         )
     elif data.is_binary and not likelihood.binary:
         yield "all values are 0 or 1, for which there is --model.likelihood Bernoulli"
@@ -75,9 +76,9 @@ def _about_likelihood(model: ImageModel, data: ImageData) -> Iterator[str]:
             f"the values are not scaled, and networks learn from values around {_LARGE:.0f} "
             "slowly: --data.scaling standardize"
         )
-    elif isinstance(likelihood, DiscretizedLogistic) and not _has_256_values(data):
+    elif likelihood.num_values == 256 and not _has_256_values(data):
         yield (
-            "a DiscretizedLogistic is a distribution of the 256 values of 8-bit images, and these "
+            f"a {name} is a distribution of the 256 values of 8-bit images, and these "
             f"are {data.record.dtype} values ({data.record.scaling}): --model.likelihood Gaussian"
         )
 

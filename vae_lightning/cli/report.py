@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import platform
+import re
 import textwrap
 from importlib.metadata import version
 from pathlib import Path
@@ -19,16 +20,8 @@ from vae_lightning.models.inference import GenerativeModel
 from vae_lightning.results import Result
 from vae_lightning.training.module import LitVAE
 
-_CROSS_ENTROPY_NAMES = {
-    "reconstruction": "cross-entropy",
-    "negative_elbo": "cross-entropy + kl",
-    "negative_iwae_bound": "cross-entropy bound",
-    "importance_weighted_cross_entropy": "importance-weighted",
-}
-"""Names of the terms of a bound if the likelihood is not normalized."""
-
 _NOTE = """\
-Note:        pixels between 0 and 1 under a Bernoulli: a cross-entropy, not a log-likelihood.
+Note:        {what}, not a log-likelihood.
              Compare it only with runs of the same kind, or use {other}."""
 
 
@@ -45,7 +38,7 @@ def lines(module: LitVAE) -> list[str]:
     if not module.is_normalized:
         return [*shown, _note(module)]
     record = module.model.record
-    if record is None or record.is_8_bit or module.model.likelihood.binary:
+    if record is None or record.is_8_bit or module.model.likelihood.num_values:
         return shown
     more = record.log_scale()
     note = "Note:        nats of scaled values; in the units of the data, -log p(x) is"
@@ -54,19 +47,24 @@ def lines(module: LitVAE) -> list[str]:
 
 def _note(module: LitVAE) -> str:
     """Return what to do for a likelihood: gray digits are made binary, and photographs are not."""
-    record = module.model.record
+    model, record = module.model, module.model.record
+    assert isinstance(model, GenerativeModel)
+    kind = type(model.likelihood).__name__
+    what = f"pixels between 0 and 1 under a {kind}: a {model.likelihood.loss_name}"
     other = "--data.binarization dynamic"
-    if module.model.image_shape[0] > 1:
-        other = "--model.likelihood DiscretizedLogistic"
-    elif record is not None and not record.is_8_bit:
+    if not model.likelihood.normalized:
+        what = f"{kind} is a loss without a density"
+    if record is not None and not record.is_8_bit:
         other = "--model.likelihood Gaussian"
-    return _NOTE.format(other=other)
+    elif model.image_shape[0] > 1 or not model.likelihood.normalized:
+        other = "--model.likelihood DiscretizedLogistic"
+    if record is not None and record.binary:
+        other = "--model.likelihood Bernoulli"
+    return _NOTE.format(what=what, other=other)
 
 
 def _line(name: str, result: Result, module: LitVAE) -> str:
-    label = name if module.is_normalized else _CROSS_ENTROPY_NAMES.get(name, name)
-    if label == "cross-entropy + kl" and isinstance(module.model, CodePrior):
-        label = "cross-entropy + code_nll"
+    label = _label(name, module)
     value = result.value
     if isinstance(value, dict):  # by factor and dimension: show the best dimension
         best = {factor: max(range(len(row)), key=row.__getitem__) for factor, row in value.items()}
@@ -87,6 +85,21 @@ def _line(name: str, result: Result, module: LitVAE) -> str:
             line += f", {bits:.4f} bits per dimension"
         return line
     return textwrap.fill(f"  {label:<24} {text}", 100, subsequent_indent=" " * 27)
+
+
+def _label(name: str, module: LitVAE) -> str:
+    """Return what a result is called: by its name, or that of a loss that is no log-likelihood."""
+    model = module.model
+    if module.is_normalized or not isinstance(model, GenerativeModel):
+        return name
+    loss = model.likelihood.loss_name
+    if name == "negative_elbo":
+        return f"{loss} + {'code_nll' if isinstance(model, CodePrior) else 'kl'}"
+    if bound := re.fullmatch(r"negative_(?:iwae_)?(.*)bound", name):
+        return " ".join([loss, *bound[1].split("_")[:-1], "bound"])
+    if name.startswith("importance_weighted_"):
+        return "importance-weighted"
+    return loss if name == "reconstruction" else name
 
 
 def document(module: LitVAE, data: object, **how: str) -> dict[str, Any]:

@@ -24,11 +24,19 @@ class Likelihood(nn.Module, ABC):
             has ``n_params * C`` output channels.
         binary: Whether pixels must be 0 or 1.
         bounded: Whether values must be in [0, 1].
+        num_values: Number of values that a pixel can have, of which `log_prob` is a probability;
+            None if it is the density of a real number. Values of equal kinds are comparable.
+        normalized: Whether `log_prob` is a log-density or log-probability. If it is minus a loss
+            that is none, everything that is printed says so.
+        loss_name: Name of minus `log_prob` where it is no log-likelihood.
     """
 
     n_params: int = 1
     binary: bool = False
     bounded: bool = False
+    num_values: int | None = None
+    normalized: bool = True
+    loss_name: str = "loss"
 
     @abstractmethod
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
@@ -65,6 +73,9 @@ class Likelihood(nn.Module, ABC):
 
         Returns:
             Images, float32, (..., C, H, W), in the support of the distribution.
+
+        Raises:
+            ValueError: If it is a loss and no distribution.
         """
 
     @abstractmethod
@@ -83,13 +94,23 @@ class Likelihood(nn.Module, ABC):
     def init_from_data(self, images: TrainingImages) -> None:
         """Initialize what depends on the training images; called before the first update."""
 
+    def check_shape(self, image_shape: tuple[int, int, int]) -> None:
+        """Check that images have a shape for which the likelihood is defined; any shape is.
 
-def _sum(x: Tensor) -> Tensor:
+        Args:
+            image_shape: Shape of an image, (C, H, W).
+
+        Raises:
+            ValueError: If they do not.
+        """
+
+
+def sum_pixels(x: Tensor) -> Tensor:
     """Sum over channels and pixels, (..., C, H, W) -> (...)."""
     return x.flatten(-3).sum(-1)
 
 
-def _uniform_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
+def uniform_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
     """Draw float32 numbers in [0, 1) in the shape of ``x`` and move them to its device."""
     device = x.device if generator is None else generator.device
     return torch.rand(x.shape, generator=generator, device=device).to(x.device)
@@ -111,12 +132,14 @@ class Bernoulli(Likelihood):
 
     binary = True
     bounded = True
+    num_values = 2
+    loss_name = "cross-entropy"
 
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
         """See `Likelihood.log_prob`."""
         logits = params.float()
         # log p = x logit - log(1 + exp(logit)), summed last for accuracy.
-        return -_sum(torch.addcmul(softplus(logits), logits, x.float(), value=-1))
+        return -sum_pixels(torch.addcmul(softplus(logits), logits, x.float(), value=-1))
 
     def mean(self, params: Tensor) -> Tensor:
         """See `Likelihood.mean`."""
@@ -125,7 +148,7 @@ class Bernoulli(Likelihood):
     def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """See `Likelihood.sample`; pixels are 0 or 1."""
         mean = self.mean(params)
-        return (_uniform_like(mean, generator) < mean).float()
+        return (uniform_like(mean, generator) < mean).float()
 
     def params_at(self, mean: Tensor) -> Tensor:
         """See `Likelihood.params_at`; clipped to [0.001, 0.999] as in Burda et al. (2016)."""
@@ -163,7 +186,7 @@ class ContinuousBernoulli(Likelihood):
             near.square() / 24 - near.pow(4) / 2880,
             size / 2 + (-torch.expm1(-size) / size).log(),
         )
-        return _sum(logits * (x.float() - 0.5) - even)
+        return sum_pixels(logits * (x.float() - 0.5) - even)
 
     def mean(self, params: Tensor) -> Tensor:
         """See `Likelihood.mean`."""
@@ -182,7 +205,7 @@ class ContinuousBernoulli(Likelihood):
         # F(x) = (e^(l x) - 1) / (e^l - 1) is inverted for l < 0, where nothing overflows; for
         # l > 0, 1 - x has the logit -l. The bound avoids 0 / 0 and changes x by less than 1e-6.
         negative = -logits.abs().clamp(min=1e-6)
-        uniform = _uniform_like(logits, generator)
+        uniform = uniform_like(logits, generator)
         x = (torch.log1p(uniform * torch.expm1(negative)) / negative).clamp(0, 1)
         return torch.where(logits > 0, 1 - x, x)
 
@@ -197,14 +220,12 @@ class ContinuousBernoulli(Likelihood):
         return (low + high) / 2
 
 
-class Gaussian(Likelihood):
-    r"""Independent Gaussian pixels with a common standard deviation. The decoder returns means.
+class LocationScale(Likelihood):
+    r"""Independent real pixels with a common standard deviation sigma. The decoder returns means.
 
-    .. math:: \log p(x|z) = -\sum_i \frac{(x_i - \mu_i)^2}{2 \sigma^2}
-        - \frac{D}{2} \log(2 \pi \sigma^2)
+    .. math:: p(x|z) = \prod_i \frac{1}{\sigma} f\left(\frac{x_i - \mu_i}{\sigma}\right)
 
-    The density is normalized, so its log can be positive. With sigma = 1 the loss is half the
-    squared error plus a constant. Smaller values give sharper reconstructions.
+    Subclasses define a density f with mean 0 and variance 1.
 
     Args:
         sigma: Standard deviation on the scale that the model sees: pixels in [0, 1], or scaled
@@ -218,29 +239,43 @@ class Gaussian(Likelihood):
 
     Raises:
         ValueError: If ``sigma`` is not positive, or None and not learned.
-
-    References:
-        Rybkin et al. (2021), Simple and effective VAE training with calibrated decoders (learned
-        sigma), https://arxiv.org/abs/2006.13202
-
-    Example:
-        >>> Gaussian(sigma=1.0).log_prob(torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1))
-        tensor([-0.9189])
     """
 
     def __init__(self, sigma: float | None = 0.1, learn_sigma: bool = False) -> None:
         super().__init__()
+        name = type(self).__name__
         self.starts_from_data = sigma is None
         if sigma is None:
             if not learn_sigma:
-                raise ValueError("Gaussian: sigma may be None only with learn_sigma")
+                raise ValueError(f"{name}: sigma may be None only with learn_sigma")
             sigma = 0.1
         if not sigma > 0:
-            raise ValueError(f"Gaussian: sigma must be positive, got {sigma}")
+            raise ValueError(f"{name}: sigma must be positive, got {sigma}")
         # A number if it is fixed, because DDP would broadcast a buffer at every step.
         self.log_sigma: nn.Parameter | float = math.log(sigma)
         if learn_sigma:
             self.log_sigma = nn.Parameter(torch.tensor(self.log_sigma))
+
+    @abstractmethod
+    def energy(self, error: Tensor, precision: Tensor | float) -> Tensor:
+        """Return the sum over the pixels of -log f(error / sigma), less `log_constant`.
+
+        Args:
+            error: x - mu, float32, (..., C, H, W).
+            precision: 1 / sigma, positive, ().
+
+        Returns:
+            (...).
+        """
+
+    @property
+    @abstractmethod
+    def log_constant(self) -> float:
+        """What is added to `energy` for each pixel, so that f integrates to 1."""
+
+    @abstractmethod
+    def standard_noise(self, like: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Draw from f, float32, in the shape of ``like`` and on its device."""
 
     def init_from_data(self, images: TrainingImages) -> None:
         """See `Likelihood.init_from_data`."""
@@ -257,15 +292,14 @@ class Gaussian(Likelihood):
 
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
         """See `Likelihood.log_prob`."""
-        error = _sum((x.float() - params.float()).square())
         log_sigma: float | Tensor = self.log_sigma
         if isinstance(log_sigma, Tensor):
             log_sigma = soft_clamp(log_sigma.float())
-            precision: float | Tensor = (-2 * log_sigma).exp()
+            precision: float | Tensor = (-log_sigma).exp()
         else:
-            precision = math.exp(-2 * log_sigma)
-        pixels = math.prod(x.shape[-3:])
-        return -0.5 * error * precision - pixels * (log_sigma + 0.5 * math.log(2 * math.pi))
+            precision = math.exp(-log_sigma)
+        energy = self.energy(x.float() - params.float(), precision)
+        return -energy - math.prod(x.shape[-3:]) * (log_sigma + self.log_constant)
 
     def mean(self, params: Tensor) -> Tensor:
         """See `Likelihood.mean`."""
@@ -274,13 +308,48 @@ class Gaussian(Likelihood):
     def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """See `Likelihood.sample`; draws may be outside [0, 1]."""
         mu = params.float()
-        device = mu.device if generator is None else generator.device
-        noise = torch.randn(mu.shape, generator=generator, device=device).to(mu.device)
-        return mu + noise * torch.as_tensor(self.log_sigma).float().exp()
+        sigma = torch.as_tensor(self.log_sigma).float().exp()
+        return mu + self.standard_noise(mu, generator) * sigma
 
     def params_at(self, mean: Tensor) -> Tensor:
         """See `Likelihood.params_at`."""
         return mean
+
+
+class Gaussian(LocationScale):
+    r"""Independent Gaussian pixels with a common standard deviation. The decoder returns means.
+
+    .. math:: \log p(x|z) = -\sum_i \frac{(x_i - \mu_i)^2}{2 \sigma^2}
+        - \frac{D}{2} \log(2 \pi \sigma^2)
+
+    The density is normalized, so its log can be positive. With sigma = 1 the loss is half the
+    squared error plus a constant. Smaller values give sharper reconstructions. With a learned sigma
+    that starts from the data, a VAE is a sigma-VAE: sigma finds the root mean squared error, and no
+    weight of the KL term has to be tuned.
+
+    Args:
+        sigma: See `LocationScale`.
+        learn_sigma: See `LocationScale`.
+
+    References:
+        Rybkin et al. (2021), Simple and effective VAE training with calibrated decoders (learned
+        sigma), https://arxiv.org/abs/2006.13202
+
+    Example:
+        >>> Gaussian(sigma=1.0).log_prob(torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1))
+        tensor([-0.9189])
+    """
+
+    log_constant = 0.5 * math.log(2 * math.pi)
+
+    def energy(self, error: Tensor, precision: Tensor | float) -> Tensor:
+        """See `LocationScale.energy`."""
+        return 0.5 * sum_pixels(error.square()) * precision**2
+
+    def standard_noise(self, like: Tensor, generator: torch.Generator | None) -> Tensor:
+        """See `LocationScale.standard_noise`."""
+        device = like.device if generator is None else generator.device
+        return torch.randn(like.shape, generator=generator, device=device).to(like.device)
 
 
 class DiscretizedLogistic(Likelihood):
@@ -305,6 +374,7 @@ class DiscretizedLogistic(Likelihood):
 
     n_params = 2
     bounded = True
+    num_values = 256
 
     def __init__(self, min_log_scale: float = -7.0) -> None:
         super().__init__()
@@ -317,22 +387,7 @@ class DiscretizedLogistic(Likelihood):
 
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
         """See `Likelihood.log_prob`."""
-        mu, log_scale = self._split(params)
-        x = x.float()
-        inverse = (-log_scale).exp()
-        above, below = (x + 0.5 / 255 - mu) * inverse, (x - 0.5 / 255 - mu) * inverse
-        # s(a) - s(b) = s(a) s(-b) (1 - e^(b - a)) for the sigmoid s avoids cancellation.
-        width = inverse / 255
-        small = width < 1e-3
-        log_width = torch.where(
-            small,
-            -log_scale - math.log(255) - width / 2,
-            (-torch.expm1(-torch.where(small, 1.0, width))).log(),
-        )
-        log_above = torch.where(x > 1 - 0.5 / 255, 0.0, -softplus(-above))
-        log_below = torch.where(x < 0.5 / 255, 0.0, -softplus(below))
-        inside = (x > 0.5 / 255) & (x < 1 - 0.5 / 255)
-        return _sum(log_above + log_below + torch.where(inside, log_width, 0.0))
+        return sum_pixels(log_discretized_logistic(x.float(), *self._split(params)))
 
     def mean(self, params: Tensor) -> Tensor:
         """See `Likelihood.mean`; the mean of the logistic distribution, clipped to [0, 1]."""
@@ -341,9 +396,42 @@ class DiscretizedLogistic(Likelihood):
     def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """See `Likelihood.sample`; pixels are one of the 256 values k / 255."""
         mu, log_scale = self._split(params)
-        x = mu + log_scale.exp() * _uniform_like(mu, generator).logit()
+        x = mu + log_scale.exp() * uniform_like(mu, generator).logit()
         return (x * 255).round().clamp(0, 255) / 255
 
     def params_at(self, mean: Tensor) -> Tensor:
         """See `Likelihood.params_at`; the scale is about 35 gray levels."""
         return torch.cat([mean, torch.full_like(mean, -2.0)])
+
+
+def log_discretized_logistic(x: Tensor, mu: Tensor, log_scale: Tensor) -> Tensor:
+    """Return log-probabilities of one of the 256 values k / 255, see `DiscretizedLogistic`.
+
+    Args:
+        x: Values, float32, (...).
+        mu: Means of the logistic distributions, float32, (...).
+        log_scale: Logarithms of their scales, float32, (...).
+
+    Returns:
+        Nats for each value, (...).
+
+    Example:
+        >>> x = torch.arange(256) / 255
+        >>> p = log_discretized_logistic(x, torch.tensor(0.3), torch.tensor(-2.0)).exp()
+        >>> round(p.sum().item(), 4)
+        1.0
+    """
+    inverse = (-log_scale).exp()
+    above, below = (x + 0.5 / 255 - mu) * inverse, (x - 0.5 / 255 - mu) * inverse
+    # s(a) - s(b) = s(a) s(-b) (1 - e^(b - a)) for the sigmoid s avoids cancellation.
+    width = inverse / 255
+    small = width < 1e-3
+    log_width = torch.where(
+        small,
+        -log_scale - math.log(255) - width / 2,
+        (-torch.expm1(-torch.where(small, 1.0, width))).log(),
+    )
+    log_above = torch.where(x > 1 - 0.5 / 255, 0.0, -softplus(-above))
+    log_below = torch.where(x < 0.5 / 255, 0.0, -softplus(below))
+    inside = (x > 0.5 / 255) & (x < 1 - 0.5 / 255)
+    return log_above + log_below + torch.where(inside, log_width, 0.0)

@@ -16,7 +16,8 @@ OPERATORS = frozenset(
         *("clamp.default", "clone.default", "constant_pad_nd.default", "convolution.default"),
         *("div.Tensor", "exp.default", "expand.default", "expm1.default", "gelu.default"),
         *("getitem", "gt.Scalar", "le.Scalar", "leaky_relu.default", "log.default"),
-        *("log1p.default", "lt.Scalar", "mm.default", "mul.Tensor", "neg.default"),
+        *("_softmax.default", "log1p.default", "lt.Scalar", "minimum.default", "mm.default"),
+        *("mul.Tensor", "native_layer_norm.default", "neg.default"),
         *("permute.default", "pow.Tensor_Scalar", "reciprocal.default", "relu.default"),
         *(
             "scalar_tensor.default",

@@ -163,9 +163,14 @@ def _remarks(model: GenerativeModel, report: Mapping[str, Any] | None) -> list[s
     elif not model.has(Capability.DENSITY):
         found.append("It has no density: the likelihood of images cannot be estimated.")
     if report is not None and not report.get("is_normalized", True):
+        likelihood = model.likelihood
+        kind = type(likelihood).__name__
+        trained = f"with {kind}, a loss and not a likelihood"
+        if likelihood.normalized:
+            trained = f"on gray pixels with a {kind} likelihood"
         found.append(
-            "Trained on gray pixels with a Bernoulli likelihood: its bound is a cross-entropy, not "
-            "one of the log-likelihood, and is comparable only with models of the same kind."
+            f"Trained {trained}: its bound is a {likelihood.loss_name}, not one of the "
+            "log-likelihood, and is comparable only with models of the same kind."
         )
     if collapsed := metrics.get("collapsed"):
         found.append(

@@ -38,7 +38,8 @@ def score(
     Returns:
         One value per image by name, each (N,): the terms of the model, among them
         ``reconstruction`` and, where it has them, ``kl`` and ``negative_elbo``, in nats;
-        ``negative_log_likelihood`` in nats where the model has a density; and ``squared_error``,
+        ``negative_log_likelihood`` in nats where the model has a density, with a likelihood that is
+        one and not another loss; and ``squared_error``,
         the mean over the pixels between an image and its reconstruction without noise.
 
     Raises:
@@ -66,7 +67,7 @@ def score(
             for name, value in terms.as_dict().items():
                 if value.ndim and name not in terms.batch_dependent:
                     values[name] = value
-            if model.has(Capability.DENSITY):
+            if model.has(Capability.DENSITY) and model.likelihood.normalized:
                 noise = Noise(index, seed, "score likelihood")
                 log_prob = model.log_marginal(part, condition, noise, num_samples)
                 values["negative_log_likelihood"] = -log_prob

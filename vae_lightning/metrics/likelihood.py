@@ -16,7 +16,8 @@ class LogLikelihood(Metric):
         \quad z_k \sim q(z|x)
 
     The estimate is an upper bound in expectation, which decreases with K. Memory does not grow
-    with K.
+    with K. The same formula of a likelihood that is not normalized is reported as
+    ``importance_weighted_cross_entropy``, or with the name of another loss.
 
     Args:
         num_samples: Number of importance samples K per image. Papers usually use 5000.
@@ -57,8 +58,14 @@ class LogLikelihood(Metric):
     def compute(self, module: LitVAE) -> dict[str, Result]:
         """See `Metric.compute`."""
         normalized = module.is_normalized
-        name = "negative_log_likelihood" if normalized else "importance_weighted_cross_entropy"
+        name = "negative_log_likelihood"
+        if not normalized:
+            name = f"importance_weighted_{_identifier(module.vae.likelihood.loss_name)}"
         found = {name: self.mean.result(module.vae.bound_unit, normalized)}
         if module.vae.samples_likelihood:
             found["importance_samples"] = Result(self.num_samples, "draws per image")
         return found
+
+
+def _identifier(name: str) -> str:
+    return name.lower().replace("-", "_").replace(" ", "_")

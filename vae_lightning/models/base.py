@@ -48,10 +48,12 @@ class BaseVAE(GenerativeModel, ABC):
         self.likelihood = likelihood()
         if self.likelihood.bounded and not self.bounded:
             name = type(self.likelihood).__name__
+            kind = "distribution" if self.likelihood.normalized else "loss"
             raise ValueError(
-                f"{name} is a distribution of values in [0, 1], but these data are not scaled to "
-                "them: choose another likelihood, such as Gaussian, or data.scaling minmax"
+                f"{name} is a {kind} of values in [0, 1], but these data are not scaled to them: "
+                "choose another likelihood, such as Gaussian, or data.scaling minmax"
             )
+        self.likelihood.check_shape(self.image_shape)
         channels, height, width = self.image_shape
         self.params_shape = self.likelihood.n_params * channels, height, width
         self.init_bias_from_data = init_bias_from_data

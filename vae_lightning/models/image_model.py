@@ -181,10 +181,14 @@ class ImageModel(Configurable, nn.Module, Scheduled, ABC):
         """
         return True
 
+    def unit_of(self, terms: ObjectiveTerms, name: str) -> str:
+        """Return the unit of a term."""
+        return terms.unit(name)
+
     @property
     def bound_unit(self) -> str:
         """Unit of bounds of log p(x), or of log p(x|y)."""
-        return f"{NATS} given its class" if self.conditional else NATS
+        return f"{NATS} given its class" if self.needs_labels else NATS
 
     @property
     def codebooks(self) -> dict[str, Tensor]:
@@ -196,7 +200,7 @@ class ImageModel(Configurable, nn.Module, Scheduled, ABC):
         """Numbers of codes of the codebooks."""
         return {name: len(vectors) for name, vectors in self.codebooks.items()}
 
-    def frozen_critic(self, *args: Tensor) -> Any:
+    def frozen_critic(self, *args: Tensor | None) -> Any:
         """Call the critic with detached parameters: gradients reach the arguments only."""
         assert self.critic is not None
         named = {**dict(self.critic.named_parameters()), **dict(self.critic.named_buffers())}
@@ -247,7 +251,8 @@ class ImageModel(Configurable, nn.Module, Scheduled, ABC):
         """Return one-hot classes, (n, num_classes), for a conditional model, None for another.
 
         Args:
-            label: The class of all images or of each, (n,).
+            label: The class of all images or of each, (n,). A model that does not need labels takes
+                None for unknown classes, and without validation -1: their rows are 0.
             n: Number of images.
             validate: Check the values, for which a GPU has to be waited for.
 
@@ -259,15 +264,60 @@ class ImageModel(Configurable, nn.Module, Scheduled, ABC):
             if label is not None:
                 raise ValueError(f"this {name} is not conditional: it takes no label")
             return None
+        if label is None and not self.needs_labels:
+            return self.to_device_dtype(torch.zeros(n, self.num_classes))
         if label is None:
             raise ValueError(
                 f"this {name} is conditional: give a label in 0..{self.num_classes - 1}"
             )
-        return self.to_device_dtype(_one_hot(label, n, self.num_classes, self.device, validate))
+        one_hot = _one_hot(
+            label, n, self.num_classes, self.device, validate, unknown=not self.needs_labels
+        )
+        return self.to_device_dtype(one_hot)
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether every image has to come with its class.
+
+        A conditional model that does not need them learns from those that are known, and infers the
+        class of other images.
+        """
+        return self.conditional
+
+    def check_labels(self, num_labels: int | None) -> None:
+        """Check that the model can be trained on data of which few labels are shown.
+
+        Args:
+            num_labels: Number of training images with a label, None if all have one, or none.
+
+        Raises:
+            ValueError: If the model needs all labels, or uses none.
+        """
+        if num_labels is None or (self.conditional and not self.needs_labels):
+            return
+        name, shown = type(self).__name__, f"data.num_labels {num_labels}"
+        if self.needs_labels:
+            raise ValueError(
+                f"{name} needs the class of every image, but {shown} hides most of them: leave it "
+                "out, or choose a semi-supervised model"
+            )
+        raise ValueError(f"{shown} has no effect on {name}, which uses no labels: leave it out")
 
     def used_labels(self, label: Tensor | None) -> Tensor | None:
-        """Return the labels if the model is conditional, else None, for data that have labels."""
-        return label if self.conditional else None
+        """Return the labels if the model needs them, else None, for data that have labels."""
+        return label if self.needs_labels else None
+
+    def labels_for(self, x: Tensor, label: Tensor | None) -> Tensor | None:
+        """Return the classes with which images are encoded and their latents decoded.
+
+        Args:
+            x: Images in [0, 1], (B, C, H, W).
+            label: Their classes, (B,), where the data have any.
+
+        Returns:
+            Those that the data have if the model needs them, those that it infers, or None.
+        """
+        return self.used_labels(label)
 
     def cycle_labels(self, n: int) -> Tensor | None:
         """Return labels 0, 1, 2, ..., 0, 1, ... for ``n`` samples of a conditional model."""
@@ -311,9 +361,14 @@ def _check_images(x: Tensor, model: ImageModel, values: bool) -> None:
 
 
 def _one_hot(
-    label: Tensor | int, n: int, num_classes: int, device: torch.device, validate: bool
+    label: Tensor | int,
+    n: int,
+    num_classes: int,
+    device: torch.device,
+    validate: bool,
+    unknown: bool,
 ) -> Tensor:
-    """Return one-hot classes, (n, num_classes)."""
+    """Return one-hot classes, (n, num_classes), 0 for -1 where classes may be unknown."""
     if not isinstance(label, Tensor | int):
         raise ValueError(f"a label must be an integer or a tensor of them, got {label!r}")
     label = torch.as_tensor(label, device=device)
@@ -324,4 +379,7 @@ def _one_hot(
     if validate and (label.is_floating_point() or label.lt(0).any() or label.ge(num_classes).any()):
         wrong = label.unique().tolist()[:5]
         raise ValueError(f"labels must be integers in 0..{num_classes - 1}, got {wrong}")
+    if unknown:
+        known = label.ge(0)[:, None]
+        return nn.functional.one_hot(label.long().clamp(min=0), num_classes) * known
     return nn.functional.one_hot(label.long(), num_classes)

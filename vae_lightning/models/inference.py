@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from vae_lightning.distributions.likelihoods import Likelihood
 from vae_lightning.distributions.posteriors import Latents
 from vae_lightning.models.capabilities import Capability, MissingCapabilityError
-from vae_lightning.models.image_model import ImageModel, Labels
+from vae_lightning.models.image_model import ImageModel, Labels, ObjectiveTerms
 from vae_lightning.randomness import Noise
+from vae_lightning.results import LOSS
 
 Codes = Tensor | tuple[Tensor, ...]
 """Code indices, int64: a map (B, h, w), one with several codes per position (B, h, w, depth), or a
@@ -63,7 +64,18 @@ class GenerativeModel(ImageModel, ABC):
 
     def is_normalized(self, binary: bool) -> bool:
         """See `ImageModel.is_normalized`: a Bernoulli of gray pixels is only a cross-entropy."""
-        return binary or not self.likelihood.binary
+        return self.likelihood.normalized and (binary or not self.likelihood.binary)
+
+    def unit_of(self, terms: ObjectiveTerms, name: str) -> str:
+        """See `ImageModel.unit_of`; a loss that is no likelihood is not in nats."""
+        if name == "reconstruction" and not self.likelihood.normalized:
+            return LOSS
+        return super().unit_of(terms, name)
+
+    @property
+    def bound_unit(self) -> str:
+        """See `ImageModel.bound_unit`; with a loss that is no likelihood, there is no bound."""
+        return super().bound_unit if self.likelihood.normalized else LOSS
 
     # Inference
 
@@ -162,7 +174,8 @@ class GenerativeModel(ImageModel, ABC):
             seed: Seed of the samples.
 
         Returns:
-            Nats, (B,). A lower bound in expectation, which rises with K.
+            Nats, (B,). A lower bound in expectation, which rises with K. With a likelihood that is
+            not normalized (`is_normalized`), the same formula of a loss: no log-likelihood.
 
         Raises:
             MissingCapabilityError: If the model has no density.

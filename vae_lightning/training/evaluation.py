@@ -57,7 +57,7 @@ class EvaluationModule(pl.LightningModule):
         """
         batch = self.with_indices(batch, step)
         noise = self.noise_of(batch.indices, stage, step, seed)
-        terms = self.model.terms(batch.x, self.condition(batch), noise)
+        terms = self.model.terms(batch.x, self.condition(batch, of_terms=True), noise)
         return terms, self.model.objective(terms)
 
     def noise_of(self, indices: Tensor, stage: str, step: int, seed: int) -> Noise:
@@ -82,16 +82,21 @@ class EvaluationModule(pl.LightningModule):
         rank = self.trainer.global_rank if self.is_attached else 0
         return Batch.of(batch, first_index=(rank << 48) + (step << 20))
 
-    def condition(self, batch: Batch) -> Tensor | None:
+    def condition(self, batch: Batch, of_terms: bool = False) -> Tensor | None:
         """Return the one-hot classes of a batch for a conditional model, None for another.
 
+        Args:
+            batch: Images with their labels.
+            of_terms: Whether a model that does not need labels gets those that are known. Otherwise
+                all classes are unknown to it, so that labels are not used to measure it.
+
         Raises:
-            ValueError: If a conditional model gets a batch without labels.
+            ValueError: If a model that needs labels gets a batch without.
         """
-        if self.model.conditional and batch.y is None:
+        if self.model.needs_labels and batch.y is None:
             name = type(self.model).__name__
             raise ValueError(f"{name} is conditional, but the batch has no labels")
-        label = self.model.used_labels(batch.y)
+        label = batch.y if of_terms and self.model.conditional else self.model.used_labels(batch.y)
         # Checking the values would make a GPU wait in every step.
         return self.model.encode_labels(label, len(batch.x), validate=False)
 
@@ -116,7 +121,7 @@ class EvaluationModule(pl.LightningModule):
     def _add(self, batch: Any, stage: str, batch_idx: int) -> None:
         terms, objective = self.evaluate_terms(batch, stage, batch_idx, self.evaluation_seed)
         named = terms.as_dict()
-        self._units = {name: terms.unit(name) for name in named}
+        self._units = {name: self.model.unit_of(terms, name) for name in named}
         joint = {name for name, value in named.items() if value.ndim == 0} | terms.batch_dependent
         for name, value in {"loss": objective, **named}.items():
             independent = name not in joint and not (joint and name == "loss")

@@ -256,19 +256,46 @@ function where(condition, a, b) {
   return y;
 }
 
-function sum(x, dims, keep = false) {
+function reduce(f, start, x, dims, keep = false) {
   dims = dims.map((d) => wrapped(d, x.shape.length));
   const shape = x.shape.map((n, i) => (dims.includes(i) ? 1 : n));
   const y = tensor(shape);
-  // Each element of x is added at the place to which its sum is broadcast.
+  y.data.fill(start);
+  // Each element of x is taken in at the place to which its result is broadcast.
   const places = expand(tensor(shape, Float32Array.from(y.data, (_, i) => i)), x.shape).data;
-  for (let i = 0; i < x.data.length; i++) y.data[places[i]] += x.data[i];
+  for (let i = 0; i < x.data.length; i++) {
+    y.data[places[i]] = f(y.data[places[i]], x.data[i]);
+  }
   return keep ? y : tensor(x.shape.filter((_, i) => !dims.includes(i)), y.data);
+}
+
+const sum = (x, dims, keep) => reduce((a, b) => a + b, 0, x, dims, keep);
+
+function softmax(x, dim) {
+  const largest = reduce(Math.max, -Infinity, x, [dim], true);
+  const y = binary((a, b) => Math.exp(a - b))(x, largest);
+  return binary((a, b) => a / b)(y, sum(y, [dim], true));
+}
+
+// Normalizes the last dimensions of x, which have the given shape.
+function layerNorm(x, shape, weight, bias, epsilon) {
+  const n = sizeOf(shape);
+  const y = tensor(x.shape);
+  for (let at = 0; at < x.data.length; at += n) {
+    const values = x.data.subarray(at, at + n);
+    const mean = values.reduce((total, v) => total + v, 0) / n;
+    const variance = values.reduce((total, v) => total + (v - mean) ** 2, 0) / n;
+    for (let i = 0; i < n; i++)
+      y.data[at + i] = ((values[i] - mean) / Math.sqrt(variance + epsilon))
+        * (weight ? weight.data[i] : 1) + (bias ? bias.data[i] : 0);
+  }
+  return [y];
 }
 
 const same = (x) => x;
 
 const OPERATORS = {
+  "_softmax.default": softmax,
   "abs.default": unary(Math.abs),
   "add.Tensor": binary((a, b) => a + b),
   "addmm.default": addmm,
@@ -294,8 +321,10 @@ const OPERATORS = {
   "log.default": unary(Math.log),
   "log1p.default": unary(Math.log1p),
   "lt.Scalar": binary((a, b) => Number(a < b)),
+  "minimum.default": binary(Math.min),
   "mm.default": matmul,
   "mul.Tensor": binary((a, b) => a * b),
+  "native_layer_norm.default": layerNorm,
   "neg.default": unary((v) => -v),
   "permute.default": permute,
   "pow.Tensor_Scalar": binary(Math.pow),
