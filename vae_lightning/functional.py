@@ -123,6 +123,64 @@ def log_mean_exp(x: Tensor, dim: int) -> Tensor:
     return x.logsumexp(dim) - math.log(x.shape[dim])
 
 
+def with_gradient_of(source: Tensor, value: Tensor) -> Tensor:
+    """Return a value with the gradient of another tensor of its shape.
+
+    Example:
+        >>> x = torch.tensor(3.0, requires_grad=True)
+        >>> y = with_gradient_of(x.square(), value=torch.tensor(1.0))
+        >>> y.item(), torch.autograd.grad(y, x)
+        (1.0, (tensor(6.),))
+    """
+    return value.detach() + (source - source.detach()) if source.requires_grad else value.detach()
+
+
+def scale_gradient(x: Tensor, factor: float) -> Tensor:
+    """Return ``x`` unchanged; gradients that pass through it are multiplied by a factor.
+
+    Example:
+        >>> x = torch.tensor(3.0, requires_grad=True)
+        >>> torch.autograd.grad(scale_gradient(x, factor=10.0).square(), x)
+        (tensor(60.),)
+    """
+    return x.detach() + (factor * x - (factor * x).detach())
+
+
+def slerp(start: Tensor, end: Tensor, t: Tensor) -> Tensor:
+    """Return vectors whose direction turns evenly, and whose length changes evenly.
+
+    Args:
+        start: Vectors, (..., L).
+        end: Vectors, (..., L).
+        t: Fractions of the way, broadcast with the vectors, (..., 1).
+
+    Returns:
+        (..., L). For unit vectors, points on the great circle through both.
+
+    Example:
+        >>> slerp(torch.tensor([2.0, 0.0]), torch.tensor([0.0, 2.0]), torch.tensor([0.5]))
+        tensor([1.4142, 1.4142])
+    """
+    lengths = [v.norm(dim=-1, keepdim=True).clamp(min=1e-12) for v in (start, end)]
+    a, b = (v / length for v, length in zip((start, end), lengths, strict=True))
+    angle = (a * b).sum(-1, keepdim=True).clamp(-1, 1).acos()
+    sine = angle.sin()
+    weights = ((1 - t) * angle).sin() / sine, (t * angle).sin() / sine
+    turned = weights[0] * a + weights[1] * b
+    # Equal directions have no angle; opposite ones do not say which way to turn: any way will do.
+    direct = torch.lerp(a, b, t)
+    half_turn = (math.pi * t).cos() * a + (math.pi * t).sin() * _perpendicular(a)
+    turned = torch.where(sine < 1e-4, torch.where(angle > 1, half_turn, direct), turned)
+    return turned * torch.lerp(lengths[0], lengths[1], t)
+
+
+def _perpendicular(a: Tensor) -> Tensor:
+    """Return a unit vector at a right angle to each unit vector, (..., L); 0 in one dimension."""
+    axis = torch.zeros_like(a).scatter_(-1, a.abs().argmin(-1, keepdim=True), 1.0)
+    rest = axis - (axis * a).sum(-1, keepdim=True) * a
+    return rest / rest.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+
+
 def perplexity(counts: Tensor) -> Tensor:
     """Return the effective number of codes in use, exp of the entropy of their frequencies.
 

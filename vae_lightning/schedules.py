@@ -6,6 +6,8 @@ A schedule keeps no counter. It cannot advance during validation, and it survive
 import math
 from abc import ABC, abstractmethod
 
+from torch import Tensor
+
 
 class Scheduled:
     """Base of modules that use a schedule.
@@ -15,6 +17,17 @@ class Scheduled:
     """
 
     step: int = 0
+
+
+class SeesBatches(Scheduled):
+    """Base of modules that have to know on which images they are trained.
+
+    Attributes:
+        batch_indices: Places in the training split of the images that are trained on, int64, (B,).
+            Training sets it for the time in which the terms of a batch are computed; else None.
+    """
+
+    batch_indices: Tensor | None = None
 
 
 class Schedule(ABC):

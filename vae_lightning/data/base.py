@@ -15,6 +15,7 @@ from vae_lightning import randomness
 from vae_lightning.batch import Batch
 from vae_lightning.data.datasets import Images, InMemory, Joined, to_float
 from vae_lightning.data.features import Features, encode_images
+from vae_lightning.data.few_labels import FewLabels, LabeledSampler, labels_in
 from vae_lightning.data.sampling import (
     ShardSampler,
     TrainLoader,
@@ -60,6 +61,9 @@ class ImageData(ImageSource, pl.LightningDataModule):
             length of training in advance. The validation loss then does not measure generalization:
             keep the last weights (``checkpoint.monitor: null``) instead of the best.
         predict_split: Split that ``vae predict`` uses; ``all`` for the images of all splits.
+        num_labels: Number of training images whose labels are shown, equally many of each class,
+            for semi-supervised models; None for all. ``split_seed`` chooses them. Validation and
+            test images keep their labels, for measuring.
         num_workers: Number of processes that load images. 0 is fastest for images in memory.
 
     Raises:
@@ -79,6 +83,7 @@ class ImageData(ImageSource, pl.LightningDataModule):
         split_seed: int = 0,
         train_on_val: bool = False,
         predict_split: PredictSplit = "test",
+        num_labels: int | None = None,
         num_workers: int = 0,
     ) -> None:
         super().__init__()
@@ -91,6 +96,7 @@ class ImageData(ImageSource, pl.LightningDataModule):
         self.split_seed = split_seed
         self.train_on_val = train_on_val
         self.predict_split: PredictSplit = predict_split
+        self.num_labels = num_labels
         self.num_workers = num_workers
         self.order_seed = torch.initial_seed()
         self.datasets: dict[PredictSplit, Dataset[Batch]] = {}
@@ -147,12 +153,24 @@ class ImageData(ImageSource, pl.LightningDataModule):
                 dataset = self.load_all() if split == "all" else self.load(split)
                 if split == "train" and self.train_on_val:
                     dataset = Joined(dataset, self.load("val"))
+                if split == "train" and self.num_labels is not None:
+                    dataset = self._with_few_labels(dataset, self.num_labels)
                 if not len(dataset):  # type: ignore[arg-type]
                     raise UserError(f"the {split} split of {type(self).__name__} has no images")
                 self.datasets[split] = dataset
         if self.trainer is not None:
             # Processes with different seeds would shuffle differently.
             self.order_seed = self.trainer.strategy.broadcast(self.order_seed)
+
+    def _with_few_labels(self, dataset: Dataset[Batch], num_labels: int) -> FewLabels:
+        """Hide all but a few labels of the training images."""
+        y = labels_in(dataset)
+        if y is None:
+            raise UserError(
+                f"data.num_labels shows labels of {type(self).__name__}, which has none: leave it "
+                "out, or use data with labels"
+            )
+        return FewLabels(dataset, y, num_labels, self.split_seed)
 
     def teardown(self, stage: str) -> None:
         """Restore the warning filters."""
@@ -193,9 +211,13 @@ class ImageData(ImageSource, pl.LightningDataModule):
             float32, (n, C, H, W).
         """
         dataset: Any = self.datasets["train"]
-        index = randomness.choose(len(dataset), n, seed, "random images")
-        batch: Batch = dataset.__getitems__(index.tolist())
+        batch: Batch = dataset.__getitems__(self.random_indices(n, seed).tolist())
         return self.preprocess(batch.x, batch.indices, self.order_seed, "random images", seed)
+
+    def random_indices(self, n: int, seed: int) -> Tensor:
+        """Return the places in the training split of what `random_images` returns, int64, (n,)."""
+        dataset: Any = self.datasets["train"]
+        return randomness.choose(len(dataset), n, seed, "random images")
 
     def mean_image(self) -> Tensor:
         """Return the mean of the preprocessed training images, float32, (C, H, W)."""
@@ -231,6 +253,9 @@ class ImageData(ImageSource, pl.LightningDataModule):
         size, rank = self._processes
         seed = self.order_seed if shuffle else self.split_seed
         sampler = ShardSampler(dataset, size, rank, shuffle, seed)
+        few = self.datasets[split]
+        if shuffle and isinstance(few, FewLabels):
+            sampler = LabeledSampler(dataset, few.y >= 0, self.batch_size, size, rank, seed)
         if len(dataset) < size:  # type: ignore[arg-type]
             raise UserError(
                 f"the {split} split has fewer images than there are processes ({size}): "

@@ -31,6 +31,7 @@ class ImageSource(Configurable, ABC):
         remarks: What else a user may not expect of the data.
         datasets: The splits that are loaded.
         train_on_val: Whether the validation images are trained on, too.
+        num_labels: Number of training images whose labels are shown, None for all.
     """
 
     default_config: ClassVar[str] = "digits"
@@ -41,6 +42,7 @@ class ImageSource(Configurable, ABC):
     remarks: Sequence[str] = ()
     datasets: dict[PredictSplit, Dataset[Batch]]
     train_on_val: bool
+    num_labels: int | None
 
     @property
     @abstractmethod
@@ -84,7 +86,7 @@ class ImageSource(Configurable, ABC):
         y = getattr(getattr(dataset, "images", dataset), "y", None)
         if not self.num_classes or y is None:
             return ()
-        return tuple(y.bincount(minlength=self.num_classes).tolist())
+        return tuple(y[y >= 0].bincount(minlength=self.num_classes).tolist())
 
     def use_record(self, record: DataRecord) -> None:
         """Treat the data as those that a model was trained on.
@@ -102,6 +104,13 @@ class ImageSource(Configurable, ABC):
         """Number of images that a model is trained on."""
         return self.split_size("train") + (self.split_size("val") if self.train_on_val else 0)
 
+    @property
+    def num_labeled(self) -> int:
+        """Number of training images whose labels a model sees."""
+        if self.num_labels is not None:
+            return self.num_labels
+        return self.num_train if self.num_classes else 0
+
     def summary(self) -> str:
         """Return a sentence about what was found, such as ``40 images, 32x32 RGB``."""
         sizes = {split: self.split_size(split) for split in SPLITS}
@@ -114,6 +123,8 @@ class ImageSource(Configurable, ABC):
             shown = [*names[:5], "..."] if len(names) > 6 else names
             classes = "class" if len(names) == 1 else "classes"
             text += f", in {len(names)} {classes} ({', '.join(shown)})"
+        if self.num_labels is not None:
+            text += f", {self.num_labels:,} training {self.noun}s with a label"
         return "; ".join(filter(None, [text, self.record.describe(), *self.remarks]))
 
     @property

@@ -53,6 +53,14 @@ class Categorical(LatentDistribution):
         z = _one_hot(perturbed)
         return Draws(z.flatten(2), lambda: (z * self.logits[:, None]).sum((2, 3)))
 
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Return log q(z|x) of any one-hot vectors (B, n, N K) in nats, (B, n)."""
+        return self.marginal_log_prob(z).sum(2)
+
+    def marginal_log_prob(self, z: Tensor) -> Tensor:
+        """Return the log-probability of each variable of one-hot vectors, (B, n, N)."""
+        return (z.unflatten(2, self.logits.shape[1:]) * self.logits[:, None]).sum(3)
+
     def parameters(self) -> dict[str, Tensor]:
         """Return ``logits``, (B, N, K)."""
         return {"logits": self.logits}
@@ -108,6 +116,10 @@ class UniformCategorical(Prior):
         size = n, self.num_variables
         categories = torch.randint(self.num_categories, size, generator=generator)
         return nn.functional.one_hot(categories, self.num_categories).float().flatten(1)
+
+    def marginal_log_prob(self, z: Tensor) -> Tensor:
+        """See `Prior.marginal_log_prob`."""
+        return z.new_full((*z.shape[:-1], self.num_variables), -math.log(self.num_categories))
 
     def kl(self, q: LatentDistribution, condition: Tensor | None = None) -> Tensor | None:
         """Return KL(q(z|x) || p(z)) of each variable in nats, (B, N)."""

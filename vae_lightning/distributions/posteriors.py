@@ -4,10 +4,11 @@ A `Posterior` is a family: a module that maps the features of an encoder to the 
 batch, a `LatentDistribution`.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +73,46 @@ class LatentDistribution(ABC):
     def parameters(self) -> dict[str, Tensor]:
         """Return the parameters by name, each (B, ...), as ``vae predict`` writes them."""
 
+    def log_prob(self, z: Tensor) -> Tensor | None:
+        """Return log q(z|x) of any latents, not only of draws from this distribution.
+
+        Args:
+            z: Latents, (B, n, L).
+
+        Returns:
+            Nats, (B, n). None if it cannot be computed; measures of the aggregate posterior are
+            then left out.
+        """
+        return None
+
+    def marginal_log_prob(self, z: Tensor) -> Tensor | None:
+        """Return the log-densities of the marginals q(z_j|x) of any latents.
+
+        Args:
+            z: Latents, (B, n, L).
+
+        Returns:
+            Nats of each latent variable, (B, n, V), with V = L unless variables have several
+            dimensions. None if they cannot be computed.
+        """
+        return None
+
+    def normal_kl(self, mu: Tensor, log_var: Tensor) -> Tensor | None:
+        """Return KL(q(z|x) || N(mu, diag(exp(log_var)))) of each latent dimension.
+
+        Args:
+            mu: Means, (B, L) or (L,).
+            log_var: Logarithms of the variances, of the same shape.
+
+        Returns:
+            Nats, (B, L), whose sum over the dimensions is the KL. None if it has no closed form.
+        """
+        return None
+
+    def standard_normal_kl(self) -> Tensor | None:
+        """Return KL(q(z|x) || N(0, I)) of each latent dimension, see `normal_kl`."""
+        return None
+
 
 class Posterior(nn.Module, ABC):
     """A family of approximate posteriors.
@@ -87,8 +128,8 @@ class Posterior(nn.Module, ABC):
         support: What a latent is. A prior must have the same support.
     """
 
-    has_density: ClassVar[bool] = True
-    relaxed_in_training: ClassVar[bool] = False
+    has_density: bool = True
+    relaxed_in_training: bool = False
     support: str = REAL
 
     def __init__(self, latent_dim: int) -> None:
@@ -146,8 +187,18 @@ class DiagonalGaussian(LatentDistribution):
         """Return log q(z|x) of any latents (B, n, L) in nats, (B, n)."""
         return self._log_prob((z - self.mu[:, None]) * (-0.5 * self.log_var).exp()[:, None])
 
+    def marginal_log_prob(self, z: Tensor) -> Tensor:
+        """Return log q(z_j|x) of any latents (B, n, L) in nats, (B, n, L)."""
+        epsilon = (z - self.mu[:, None]) * (-0.5 * self.log_var).exp()[:, None]
+        constant = 0.5 * (self.log_var + math.log(2 * math.pi))
+        return -0.5 * epsilon.square() - constant[:, None]
+
     def _log_prob(self, epsilon: Tensor) -> Tensor:
         return standard_normal_log_prob(epsilon) - 0.5 * self.log_var.sum(1, keepdim=True)
+
+    def normal_kl(self, mu: Tensor, log_var: Tensor) -> Tensor:
+        """Return KL(q(z|x) || N(mu, diag(exp(log_var)))) of each dimension in nats, (B, L)."""
+        return standard_normal_kl((self.mu - mu) * (-0.5 * log_var).exp(), self.log_var - log_var)
 
     def standard_normal_kl(self) -> Tensor:
         """Return KL(q(z|x) || N(0, I)) of each dimension in nats, (B, L)."""

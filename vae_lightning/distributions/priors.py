@@ -2,13 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from vae_lightning import randomness
-from vae_lightning.distributions.posteriors import REAL, DiagonalGaussian, LatentDistribution
+from vae_lightning.distributions.posteriors import REAL, LatentDistribution
 from vae_lightning.functional import standard_normal_log_prob
 
 _QUANTILE_SAMPLES = 20_000
@@ -22,6 +22,13 @@ class TrainingImages(Protocol):
 
     def random_images(self, n: int, seed: int) -> Tensor:
         """Return ``n`` training images, each at most once if there are enough, (n, C, H, W)."""
+
+    def random_indices(self, n: int, seed: int) -> Tensor | None:
+        """Return the places in the training split of the images that `random_images` returns.
+
+        Returns:
+            (n,), in the order of the images; None if they are not known.
+        """
 
 
 class Prior(nn.Module, ABC):
@@ -41,7 +48,7 @@ class Prior(nn.Module, ABC):
     """
 
     bounded: bool = True
-    has_density: ClassVar[bool] = True
+    has_density: bool = True
     support: str = REAL
 
     def __init__(self, latent_dim: int, cond_features: int = 0) -> None:
@@ -92,6 +99,17 @@ class Prior(nn.Module, ABC):
         """
         return None
 
+    def marginal_log_prob(self, z: Tensor) -> Tensor | None:
+        """Return log p(z_j) of each latent variable, if they are independent of each other.
+
+        Args:
+            z: Latents, (B, n, L).
+
+        Returns:
+            Nats, (B, n, V), whose sum over the variables is `log_prob`. None for other priors.
+        """
+        return None
+
     def marginal_quantiles(self, p: Tensor) -> Tensor:
         """Return quantiles of each latent dimension, for pictures of the latent space.
 
@@ -109,6 +127,30 @@ class Prior(nn.Module, ABC):
         with torch.no_grad():
             samples = self.sample(_QUANTILE_SAMPLES, condition, generator).float().cpu()
         return samples.quantile(p.to(samples), dim=0)
+
+    def project(self, z: Tensor) -> Tensor:
+        """Return the points of the support that are nearest to vectors, such as means of latents.
+
+        Args:
+            z: Vectors, (..., L).
+
+        Returns:
+            (..., L): the vectors themselves, unless latents lie in a part of the space only.
+        """
+        return z
+
+    def geodesic(self, start: Tensor, end: Tensor, t: Tensor) -> Tensor | None:
+        """Return latents on the shortest paths between latents, at constant speed.
+
+        Args:
+            start: Latents, (..., L).
+            end: Latents, (..., L).
+            t: Fractions of the way, broadcast with the latents, (..., 1).
+
+        Returns:
+            (..., L). None where the space is flat, and a path is a straight line.
+        """
+        return None
 
     def attach(
         self,
@@ -158,8 +200,12 @@ class StandardNormal(Prior):
         return torch.randn(n, self.latent_dim, generator=generator)
 
     def kl(self, q: LatentDistribution, condition: Tensor | None = None) -> Tensor | None:
-        """See `Prior.kl`; exact for a diagonal Gaussian."""
-        return q.standard_normal_kl() if isinstance(q, DiagonalGaussian) else None
+        """See `Prior.kl`; exact for Gaussians."""
+        return q.standard_normal_kl()
+
+    def marginal_log_prob(self, z: Tensor) -> Tensor:
+        """See `Prior.marginal_log_prob`."""
+        return standard_normal_log_prob(z[..., None])
 
     def marginal_quantiles(self, p: Tensor) -> Tensor:
         """See `Prior.marginal_quantiles`; exact."""

@@ -17,6 +17,8 @@ class TransformedGaussian(LatentDistribution):
     Args:
         base: Distribution of e.
         transform: The invertible map f.
+        inverse: Its inverse, from latents (B, n, L) to latents, where it is known. With it, the
+            density is known at any latent.
 
     References:
         Rezende and Mohamed (2015), Variational inference with normalizing flows,
@@ -31,9 +33,15 @@ class TransformedGaussian(LatentDistribution):
         tensor([2., 2.])
     """
 
-    def __init__(self, base: DiagonalGaussian, transform: Transform) -> None:
+    def __init__(
+        self,
+        base: DiagonalGaussian,
+        transform: Transform,
+        inverse: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         self.base = base
         self.transform = transform
+        self.inverse = inverse
 
     @property
     def mean(self) -> Tensor:
@@ -45,6 +53,13 @@ class TransformedGaussian(LatentDistribution):
         base = self.base.rsample(noise, n, first)
         z, log_det = self.transform(base.z)
         return Draws(z, lambda: base.log_prob - log_det)
+
+    def log_prob(self, z: Tensor) -> Tensor | None:
+        """See `LatentDistribution.log_prob`; None without an inverse."""
+        if self.inverse is None:
+            return None
+        e = self.inverse(z)
+        return self.base.log_prob(e) - self.transform(e)[1]
 
     def parameters(self) -> dict[str, Tensor]:
         """Return ``mean`` and the parameters of the base, each (B, L)."""

@@ -56,7 +56,7 @@ def mutual_information(
         Locatello et al. (2019), Challenging Common Assumptions in the Unsupervised Learning of
         Disentangled Representations, https://arxiv.org/abs/1811.12359
     """
-    codes, factors = _checked(codes, factors, categorical)
+    codes, factors = checked(codes, factors, categorical)
     return _information(codes, factors, categorical, bins)[0]
 
 
@@ -88,7 +88,7 @@ def mutual_information_gap(
         Chen et al. (2018), Isolating Sources of Disentanglement in Variational Autoencoders,
         section 4, https://arxiv.org/abs/1802.04942
     """
-    codes, factors = _checked(codes, factors, categorical)
+    codes, factors = checked(codes, factors, categorical)
     information, entropies = _information(codes, factors, categorical, bins)
     return (_gaps(information) / entropies).mean().item()
 
@@ -128,9 +128,9 @@ def predictability(codes: Tensor, factors: Tensor, categorical: Sequence[bool]) 
         Locatello et al. (2019), https://arxiv.org/abs/1811.12359 (the support vector machine
         instead of the paper's thresholds, and its settings)
     """
-    codes, factors = _checked(codes, factors, categorical)
-    x = _standardized(codes)
-    scores = (x.T @ _standardized(factors) / len(x)).square().clamp(max=1)
+    codes, factors = checked(codes, factors, categorical)
+    x = standardized(codes)
+    scores = (x.T @ standardized(factors) / len(x)).square().clamp(max=1)
     for column, is_category in enumerate(categorical):
         if is_category:
             classes = factors[:, column].unique(return_inverse=True)[1]
@@ -227,10 +227,10 @@ def dci(codes: Tensor, factors: Tensor, categorical: Sequence[bool], trees: int 
     """
     if trees < 1:
         raise ValueError(f"trees must be at least 1, got {trees}")
-    codes, factors = _checked(codes, factors, categorical)
+    codes, factors = checked(codes, factors, categorical)
     # Trees treat values less than 1e-7 apart as equal, so codes and factors of small scale would
     # be constant without this.
-    x, y = _standardized(codes), _standardized(factors)
+    x, y = standardized(codes), standardized(factors)
     columns, information = [], 0.0
     for column, is_category in enumerate(categorical):
         if is_category:
@@ -311,7 +311,7 @@ def factor_vae_score(variances: Tensor, factor: Tensor, active: Tensor, train: i
     return correct[train:].double().mean().item()
 
 
-def _checked(codes: Tensor, factors: Tensor, categorical: Sequence[bool]) -> tuple[Tensor, Tensor]:
+def checked(codes: Tensor, factors: Tensor, categorical: Sequence[bool]) -> tuple[Tensor, Tensor]:
     """Check codes and factors and return them on the CPU in float64."""
     for name, x in ("codes", codes), ("factors", factors):
         if x.ndim != 2 or x.shape[1] == 0:
@@ -344,7 +344,7 @@ def _unit_range(x: Tensor) -> Tensor:
     return (x - low) / torch.where(high > low, high - low, 1.0)
 
 
-def _standardized(x: Tensor) -> Tensor:
+def standardized(x: Tensor) -> Tensor:
     """Scale columns (N, C) to mean 0 and variance 1; constant ones become exactly 0."""
     # First to the unit range, so that the variance of very small or large values is accurate.
     x = _unit_range(x)

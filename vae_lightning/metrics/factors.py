@@ -11,6 +11,7 @@ from vae_lightning.distributed import from_first
 from vae_lightning.metrics import disentanglement
 from vae_lightning.metrics.base import Metric
 from vae_lightning.metrics.latents import ACTIVE
+from vae_lightning.metrics.modularity import explicitness, modularity_score
 from vae_lightning.models.capabilities import Capability
 from vae_lightning.models.inference import GenerativeModel
 from vae_lightning.results import Result
@@ -22,11 +23,12 @@ _MOST_VALUES = 2**27
 
 
 class Disentanglement(Metric):
-    """MIG, SAP, DCI and FactorVAE score of the posterior means.
+    """MIG, SAP, DCI, FactorVAE score, modularity and explicitness of the posterior means.
 
     The data module must have ``factors`` (of each image), ``factor_names``, ``categorical`` and
     ``with_fixed_factor``, as the bundled digits do. The first process computes the scores over the
-    whole split and ignores ``limit_test_batches``.
+    whole split and ignores ``limit_test_batches``. The FactorVAE score and modularity are those of
+    the active dimensions.
 
     Args:
         votes: Number of training votes of the FactorVAE score, each from a batch of images with one
@@ -38,7 +40,7 @@ class Disentanglement(Metric):
         ValueError: If an option is less than 2.
 
     References:
-        See `vae_lightning.metrics.disentanglement`.
+        See `vae_lightning.metrics.disentanglement` and `vae_lightning.metrics.modularity`.
     """
 
     name = "disentanglement"
@@ -83,11 +85,14 @@ class Disentanglement(Metric):
             "dci_completeness": dci.completeness,
             "dci_informativeness": dci.informativeness,
             "factor_vae_score": self._factor_vae_score(module, latents),
+            "modularity": _modularity(latents, factors, categorical),
         }
         unit = "between 0 and 1"
         found = disentanglement.predictability(latents, factors, categorical)
+        readable = explicitness(latents, factors, categorical).mean().item()
         return {
             **{name: Result(score, unit) for name, score in scores.items()},
+            "explicitness": Result(readable, f"{unit}, 0.5 by chance"),
             "predictability": Result(
                 {name: found[:, i].tolist() for i, name in enumerate(names)},
                 "of each factor by each latent dimension: R^2, or accuracy above chance",
@@ -100,7 +105,7 @@ class Disentanglement(Metric):
         for start in range(0, len(x), _ROWS):
             index = torch.arange(start, min(start + _ROWS, len(x)))
             images = self.data.evaluation_view(x[index], index)
-            label = y[index] if model.conditional and y is not None else None
+            label = model.used_labels(None if y is None else y[index])
             means.append(model.latent_vectors(images, label).cpu())
         return torch.cat(means)
 
@@ -119,3 +124,9 @@ class Disentanglement(Metric):
             seed = randomness.derive_seed(module.evaluation_seed, "votes", i)
         variances = torch.cat(found) / scale.clamp(min=1e-12)
         return disentanglement.factor_vae_score(variances, fixed, active, self.votes)
+
+
+def _modularity(latents: Tensor, factors: Tensor, categorical: list[bool]) -> float:
+    """Return the modularity of the active dimensions, 0 without any."""
+    active = latents.var(0) > ACTIVE
+    return modularity_score(latents[:, active], factors, categorical) if active.any() else 0.0

@@ -10,10 +10,12 @@ class Capability(StrEnum):
     SAMPLES = "prior to draw samples from"
     LATENT_VECTOR = "latent vector"
     CONTINUOUS_LATENT = "continuous latent vector whose dimensions could be moved one at a time"
+    POSTERIOR_DENSITY = "posterior density that is known at any latent, not only at its own draws"
     KL_PER_DIMENSION = "closed-form KL divergence of each latent dimension"
     CODEBOOK = "codebook"
     CODE_PRIOR = "learned prior over codes"
     CONDITIONAL = "class condition"
+    CLASSIFIER = "classifier of images"
 
 
 class MissingCapabilityError(RuntimeError):

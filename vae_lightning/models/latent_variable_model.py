@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -27,6 +27,9 @@ from vae_lightning.randomness import Noise
 _ROWS = 256
 """Number of latents decoded at once by default."""
 
+_DRAWN = 64
+"""Number of latents drawn at once for each one decoded at once: vectors are small."""
+
 
 class LatentVariableModel(BaseVAE):
     """A model of latent vectors: p(x, z) = p(z) p(x|z), and q(z|x). Variants add the objective.
@@ -45,6 +48,9 @@ class LatentVariableModel(BaseVAE):
             each other.
     """
 
+    draws_are_small: ClassVar[bool] = True
+    """Whether many more latents can be drawn at once than decoded."""
+
     def __init__(
         self,
         latent_dim: int = 20,
@@ -62,7 +68,7 @@ class LatentVariableModel(BaseVAE):
         self.latent_dim = latent_dim
         self.num_samples = num_samples
         self.posterior_family = posterior(latent_dim)
-        features = self.posterior_family.in_features
+        features = self.encoder_features
         self.encoder = encoder(self.image_shape, features, self.cond_features)
         self.decoder = decoder(self.params_shape, latent_dim, self.cond_features)
         self.check_networks(features=(features,), latent=(latent_dim,))
@@ -105,6 +111,11 @@ class LatentVariableModel(BaseVAE):
             )
 
     @property
+    def encoder_features(self) -> int:
+        """Number of features that the encoder has to provide."""
+        return self.posterior_family.in_features
+
+    @property
     def prior_dim(self) -> int:
         """Size of the latent that the prior is a distribution of."""
         return self.latent_dim
@@ -119,6 +130,8 @@ class LatentVariableModel(BaseVAE):
             found.add(Capability.CONTINUOUS_LATENT)
         if self.has_closed_form_kl:
             found.add(Capability.KL_PER_DIMENSION)
+        if self.has_posterior_density:
+            found.add(Capability.POSTERIOR_DENSITY)
         if self.conditional:
             found.add(Capability.CONDITIONAL)
         return frozenset(found)
@@ -128,14 +141,31 @@ class LatentVariableModel(BaseVAE):
         """Whether KL(q(z|x) || p(z)) has a closed form."""
         with torch.no_grad():
             q = self.posterior_family(torch.zeros(1, self.posterior_family.in_features))
-            return self.prior.kl(q) is not None
+            condition = torch.zeros(1, self.cond_features) if self.cond_features else None
+            return self.prior.kl(q, condition) is not None
+
+    @cached_property
+    def has_posterior_density(self) -> bool:
+        """Whether q(z|x) can be evaluated at any z: see `LatentDistribution.log_prob`.
+
+        False for models that define another `posterior` than one by `posterior_family`.
+        """
+        if type(self).posterior is not LatentVariableModel.posterior:
+            return False
+        family = self.posterior_family
+        with torch.no_grad():
+            q = family(torch.zeros(1, family.in_features))
+            return family.has_density and q.log_prob(q.mean[:, None]) is not None
 
     # The distributions of the model
 
+    def posterior_features(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Return what `posterior_family` takes of images (B, C, H, W), float32, with gradients."""
+        return self.encoder(self.to_device_dtype(x), condition).float()
+
     def posterior(self, x: Tensor, condition: Tensor | None = None) -> LatentDistribution:
         """Return q(z|x) of images (B, C, H, W), in float32, with gradients."""
-        features = self.encoder(self.to_device_dtype(x), condition).float()
-        q: LatentDistribution = self.posterior_family(features)
+        q: LatentDistribution = self.posterior_family(self.posterior_features(x, condition))
         return q
 
     def log_prior(self, z: Latents, condition: Tensor | None = None) -> Tensor:
@@ -184,8 +214,8 @@ class LatentVariableModel(BaseVAE):
             q = self.posterior(x, condition)
             exact = torch.float32 if x.is_mps else torch.float64
             log_sum = torch.full((len(x),), -torch.inf, dtype=exact, device=self.device)
-            # Latents are small: many are drawn at once, and decoded in parts.
-            drawn, decoded = max(1, 64 * rows // len(x)), max(1, rows // len(x))
+            decoded = max(1, rows // len(x))
+            drawn = max(1, _DRAWN * rows // len(x)) if self.draws_are_small else decoded
             for first in range(0, num_samples, drawn):
                 draws = q.rsample(noise.restart(), min(drawn, num_samples - first), first)
                 log_ratio = self.log_ratio(draws, condition)
@@ -250,7 +280,29 @@ class LatentVariableModel(BaseVAE):
         """See `GenerativeModel.sample_latents`."""
         return self.prior.sample(n, condition, generator)
 
+    def tempered(self, z: Latents, temperature: float, condition: Tensor | None = None) -> Latents:
+        """Return draws from the prior as they are with other standard deviations.
+
+        Args:
+            z: What `sample_latents` returned.
+            temperature: Factor of every standard deviation.
+            condition: One-hot classes, (n, num_classes), of a conditional model.
+
+        Raises:
+            ValueError: If the prior is not N(0, I).
+        """
+        if not isinstance(self.prior, StandardNormal):
+            raise ValueError(
+                "a temperature is defined for samples from a N(0, I) prior or a prior over codes, "
+                f"and this {type(self).__name__} has a {type(self.prior).__name__}: leave it out"
+            )
+        assert isinstance(z, Tensor)
+        return temperature * z
+
 
 def _take(z: Latents, draws: slice) -> Latents:
     """Return some of the draws of latents (B, n, ...)."""
+    levels = (z,) if isinstance(z, Tensor) else z
+    if draws.stop - draws.start == levels[0].shape[1]:
+        return z  # with what a hierarchy has computed from it
     return z[:, draws] if isinstance(z, Tensor) else tuple(level[:, draws] for level in z)

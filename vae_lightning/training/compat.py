@@ -177,8 +177,17 @@ def keep_defaults_of_changed_classes() -> None:
             _drop_defaults(parser_or_action, before)
         original(parser_or_action, before, after)
 
+    nested = getattr(_typehints.ActionTypeHint, name, None)
+    assert nested is not None, "jsonargparse discards nested arguments in another way"
+
+    def discard_nested(parser_or_action: Any, before: Any, after: Any) -> None:
+        # jsonargparse 4.53 fails where the new class takes no argument of the one before.
+        if after is not None:
+            nested(parser_or_action, before, after)
+
     discard.drops_defaults = True  # type: ignore[attr-defined]
     setattr(_typehints, name, discard)
+    setattr(_typehints.ActionTypeHint, name, staticmethod(discard_nested))
 
 
 def _drop_defaults(parser_or_action: Any, before: Any) -> None:

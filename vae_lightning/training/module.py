@@ -19,7 +19,7 @@ from vae_lightning.distributed import from_first, gather, mean
 from vae_lightning.errors import NonFinite, UserError
 from vae_lightning.models.image_model import ImageModel
 from vae_lightning.randomness import Noise
-from vae_lightning.schedules import Scheduled
+from vae_lightning.schedules import Scheduled, SeesBatches
 from vae_lightning.settings import Configurable
 from vae_lightning.training import compat, epoch_end, multi_step, optimizers, strategies
 from vae_lightning.training.code_usage import CodeUsage
@@ -116,6 +116,7 @@ class LitVAE(EvaluationModule):
         strategies.prepare(self.trainer.strategy, self.model)
         self.model.record = getattr(self.trainer.datamodule, "record", self.model.record)  # type: ignore[attr-defined]
         if stage == "fit":
+            self.model.check_labels(getattr(self.trainer.datamodule, "num_labels", None))  # type: ignore[attr-defined]
             if self.trainer.global_step == 0:
                 self.step = 0  # that of a checkpoint is restored later
             self._restored_steps = self._batch = self.ended_early = None
@@ -210,7 +211,12 @@ class LitVAE(EvaluationModule):
             self.guard.save_state()
         for module in self._scheduled:
             module.step = self.step
+            if isinstance(module, SeesBatches):
+                module.batch_indices = batch.indices
         terms, objective = self.evaluate_terms(batch, "train", self.step, self.noise_seed)
+        for module in self._scheduled:
+            if isinstance(module, SeesBatches):
+                module.batch_indices = None
         # The one place where the mean over a batch is taken.
         objective = objective.mean()
         loss = objective

@@ -36,6 +36,13 @@ class DataModuleImages:
         images = self._all()
         return images[randomness.choose(len(images), n, seed, "random images")]
 
+    def random_indices(self, n: int, seed: int) -> Tensor | None:
+        """Return the places of the images that `random_images` returns, (n,), if it is known."""
+        if not hasattr(self.data, "random_indices"):
+            return None
+        indices: Tensor = self.data.random_indices(n, seed)
+        return indices
+
     def _all(self) -> Tensor:
         """Return all training images of somebody else's data module."""
         if self.data is None:
