@@ -9,6 +9,7 @@ from vae_lightning.explore.latents import encode
 from vae_lightning.explore.sampling import sample, sample_codes
 from vae_lightning.explore.scores import complexity, score
 from vae_lightning.explore.traversal import Traversal, traverse
+from vae_lightning.explore.udr import udr
 
 __all__ = [
     "Interpolation",
@@ -21,4 +22,5 @@ __all__ = [
     "sample_codes",
     "score",
     "traverse",
+    "udr",
 ]

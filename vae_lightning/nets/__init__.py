@@ -2,6 +2,7 @@
 
 from vae_lightning.nets.base import Decoder, Encoder, ImageShape
 from vae_lightning.nets.conv import ConvDecoder, ConvEncoder
+from vae_lightning.nets.gyroplane import GyroplaneDecoder
 from vae_lightning.nets.mlp import MLPDecoder, MLPEncoder
 from vae_lightning.nets.residual import ResidualDecoder, ResidualEncoder
 
@@ -10,6 +11,7 @@ __all__ = [
     "ConvEncoder",
     "Decoder",
     "Encoder",
+    "GyroplaneDecoder",
     "ImageShape",
     "MLPDecoder",
     "MLPEncoder",

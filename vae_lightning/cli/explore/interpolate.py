@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -11,8 +12,14 @@ from vae_lightning.cli.explore import items
 from vae_lightning.cli.explore.options import Parser, Trained, positive
 from vae_lightning.cli.explore.outputs import Outputs
 from vae_lightning.errors import UserError
-from vae_lightning.explore.interpolation import Path, interpolate
-from vae_lightning.models.capabilities import Capability
+from vae_lightning.explore.interpolation import (
+    Path,
+    check_path,
+    interpolate,
+    path_vectors,
+    paths_of,
+    project,
+)
 
 _OF_A_CLASS = 1000
 """Number of images of a split among which a class is looked for."""
@@ -30,7 +37,10 @@ def parser() -> Parser:
     made.add_argument("--index", type=int, nargs="+", metavar="I", help="items to go through")
     made.add_argument("--classes", nargs="+", metavar="CLASS", help="classes to go through")
     made.add_argument(
-        "--path", choices=("linear", "spherical", "both"), default="both", help="(both)"
+        "--path",
+        choices=("linear", "spherical", "geodesic", "both"),
+        default="both",
+        help="(both; in a curved latent space, such as a sphere, the geodesic)",
     )
     made.add_argument("--steps", type=positive, default=11, help="images in a row (11)")
     return made
@@ -40,7 +50,7 @@ def run(options: argparse.Namespace) -> None:
     """Draw the interpolations, and write a picture, animations and an array."""
     trained = Trained.load(options)
     model = trained.model
-    model.require(Capability.LATENT_VECTOR)
+    check_path(model)
     label = trained.label(options.label)
     if options.classes and options.index:
         raise UserError("--index has no effect with --classes: leave out one of them")
@@ -52,8 +62,7 @@ def run(options: argparse.Namespace) -> None:
         z, labels, names = _latents(options, given, trained, label)
     if len(z) < 2:
         raise UserError("give at least two items or classes to go through")
-    both: list[Path] = ["linear", "spherical"]
-    paths = both if options.path == "both" else [path for path in both if path == options.path]
+    paths: Sequence[Path] = paths_of(model) if options.path == "both" else [options.path]
     pairs = list(itertools.pairwise(range(len(z))))
     start, end = (z[[pair[side] for pair in pairs]] for side in (0, 1))
     classes = None if labels is None else labels[[pair[0] for pair in pairs]]
@@ -101,10 +110,10 @@ def _latents(
             index = range(len(given))
     parts = [given.one(i) for i in index]
     whole = items.joined(parts)
-    labels = items.labels_of(whole, label, trained)
+    labels = items.labels_of(whole, label, trained, decodes=True)
     if isinstance(labels, int):
         labels = torch.full((len(index),), labels)
-    z = trained.model.latent_vectors(whole.x, labels).cpu()
+    z = path_vectors(trained.model, whole.x, labels).cpu()
     return z, labels, [given.name(i).rpartition("/")[2] if options.items else str(i) for i in index]
 
 
@@ -120,12 +129,12 @@ def _means(
     part = given.read(given.some(_OF_A_CLASS))
     if part.y is None:
         raise UserError(f"{given.what} has no classes: give --index")
-    z = trained.model.latent_vectors(part.x, items.labels_of(part, None, trained)).cpu()
+    z = path_vectors(trained.model, part.x, items.labels_of(part, None, trained)).cpu()
     means = []
     for name in classes:
         chosen = part.y == trained.class_index(name)
         if not chosen.any():
             raise UserError(f"{given.what} has no image of class {name} among {len(part.x)}")
-        means.append(z[chosen].mean(0))
+        means.append(project(trained.model, z[chosen].mean(0)))
     labels = None if label is None else torch.full((len(classes),), label)
     return torch.stack(means), labels, classes
