@@ -1,6 +1,7 @@
 """The decomposition of the KL term, and its estimate from a batch, by loops in float64."""
 
 import functools
+import itertools
 import math
 
 import pytest
@@ -190,8 +191,101 @@ def test_other_gaussian_families_are_accepted(batch):
         ({"alpha": math.nan}, "alpha must not be negative"),
         ({"gamma": -0.1}, "gamma must not be negative"),
         ({"num_train": 0}, "num_train must be positive"),
+        ({"estimator": "mss"}, "estimator must be weighted or stratified, got 'mss'"),
     ],
 )
 def test_bad_arguments(kwargs, message):
     with pytest.raises(ValueError, match=message):
         functools.partial(BetaTCVAE, image_shape=(1, 8, 8))(**kwargs)
+
+
+# The stratified estimator
+
+
+def exact_log_probs(q, z, weights):
+    """Log q(z) and sum_j log q(z_j) of a mixture of the posteriors, in float64, (B, n)."""
+    mu, sigma = q.mu.double(), (0.5 * q.log_var.double()).exp()
+    log_q = Normal(mu, sigma).log_prob(z.double()[:, :, None])  # (B, n, M, L)
+    log_w = weights.double().log()
+    return (log_q.sum(3) + log_w).logsumexp(2), (log_q + log_w[:, None]).logsumexp(2).sum(2)
+
+
+def test_stratified_estimate_from_all_images_is_exact():
+    """With the whole data set as the batch, it is q(z), and the terms are what their names say."""
+    q, draws = gaussians(images=20, size=3, draws=2)
+    found = model(num_train=20, estimator="stratified").aggregate_log_probs(draws.z, q)
+    expected = exact_log_probs(q, draws.z, torch.full((20,), 1 / 20))
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_stratified_densities_have_no_bias():
+    """The mean over all batches of 3 of 6 images that contain the one that z is from is q(z)."""
+    n, size = 6, 3
+    q, draws = gaussians(images=n, size=2, draws=1)
+    tc = model(latent_dim=2, num_train=n, estimator="stratified")
+    totals = torch.zeros(2).double()
+    marginals = torch.zeros(2, 2).double()
+    batches = [(0, *others) for others in itertools.combinations(range(1, n), size - 1)]
+    for chosen in batches:
+        part = DiagonalGaussian(q.mu[list(chosen)], q.log_var[list(chosen)])
+        joint, _ = tc.aggregate_log_probs(draws.z[list(chosen)], part)
+        totals[0] += joint[0, 0].double().exp() / len(batches)
+        for d in range(2):  # a dimension at a time: the density of one is a marginal
+            one = DiagonalGaussian(part.mu[:, d : d + 1], part.log_var[:, d : d + 1])
+            z = draws.z[list(chosen)][..., d : d + 1]
+            _, of_dimension = tc.aggregate_log_probs(z, one)
+            marginals[0, d] += of_dimension[0, 0].double().exp() / len(batches)
+    joint, _ = exact_log_probs(q, draws.z, torch.full((n,), 1 / n))
+    assert totals[0].item() == pytest.approx(joint[0, 0].exp().item(), rel=1e-5)
+    for d in range(2):
+        one = DiagonalGaussian(q.mu[:, d : d + 1], q.log_var[:, d : d + 1])
+        joint, _ = exact_log_probs(one, draws.z[..., d : d + 1], torch.full((n,), 1 / n))
+        assert marginals[0, d].item() == pytest.approx(joint[0, 0].exp().item(), rel=1e-5)
+
+
+def test_stratified_weights_are_those_of_the_paper_on_average():
+    """Appendix C.2: 1/N for the image, 1/M for M - 1 others, (N - M) / (N M) for the last."""
+    n, m = 700, 5  # M others
+    log_weights = model(num_train=n, estimator="stratified")._log_weights(torch.zeros(m + 1, 1), 6)
+    paper = torch.tensor([1 / n, *[1 / m] * (m - 1), (n - m) / (n * m)])
+    weights = log_weights.exp()
+    torch.testing.assert_close(weights.sum(1), torch.ones(m + 1))
+    torch.testing.assert_close(weights.diagonal(), torch.full((m + 1,), 1 / n))
+    others = weights[0, 1:]
+    torch.testing.assert_close(others, paper[1:].mean().expand(m))
+
+
+def test_stratified_total_correlation_is_that_of_gaussians():
+    """Without an offset: -log(1 - r^2) / 2 for a correlation r, with M = N."""
+    n = 2000
+    tc = model(latent_dim=2, num_train=n, estimator="stratified")
+    for r in (0.0, 0.9):
+        mu = torch.randn(n, 2)
+        mu[:, 1] = r * mu[:, 0] + math.sqrt(1 - r**2) * mu[:, 1]
+        q = DiagonalGaussian(mu, torch.full((n, 2), math.log(0.05)))
+        joint, dimensions = tc.aggregate_log_probs(q.rsample(Noise(torch.arange(n), "test")).z, q)
+        expected = -0.5 * math.log(1 - (r / 1.05) ** 2)
+        assert (joint - dimensions).mean().item() == pytest.approx(expected, abs=0.06)
+
+
+def test_stratified_parts_are_the_sampled_kl(batch):
+    tc = model(estimator="stratified", num_samples=2)
+    terms = tc.terms(batch.x, None, Noise(batch.indices, "test"))
+    draws = tc.posterior(batch.x).rsample(Noise(batch.indices, "test"), 2)
+    parts = terms.mutual_information + terms.total_correlation + terms.dimension_kl
+    torch.testing.assert_close(parts, -tc.log_ratio(draws).mean(1), rtol=1e-5, atol=1e-4)
+    assert (terms.mutual_information <= math.log(700) + 1e-4).all()
+
+
+def test_a_single_image_is_its_own_aggregate(batch):
+    tc = model(estimator="stratified")
+    terms = tc.terms(batch.x[:1], None, Noise(batch.indices[:1]))
+    assert terms.mutual_information.item() == pytest.approx(0, abs=1e-5)
+
+
+def test_units_tell_of_the_offset(batch):
+    for estimator, offset in (("weighted", True), ("stratified", False)):
+        terms = model(estimator=estimator).terms(batch.x, None, Noise(batch.indices))
+        assert ("offset" in terms.unit("total_correlation")) == offset
+        assert "offset" not in terms.unit("kl")

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from vae_lightning import WAE
+from vae_lightning.discrepancies import squared_mmd
 from vae_lightning.distributions.mixture_prior import MixtureOfGaussians
 from vae_lightning.distributions.posteriors import GaussianPosterior
 from vae_lightning.metrics import METRICS
 from vae_lightning.models.capabilities import Capability, MissingCapabilityError
-from vae_lightning.models.wae import squared_mmd
 from vae_lightning.randomness import Noise
 from vae_lightning.training.module import LitVAE
 

@@ -60,7 +60,8 @@ def run(options: argparse.Namespace) -> None:
     print(f"Fitted a {options.kind} to the latents of {len(z):,} training images")
     z, label = _latents("val", trained, options)
     lines = {options.kind: density.log_prob(z, label)}
-    if isinstance(model, LatentVariableModel) and model.prior.has_density:
+    samples = model.has(Capability.SAMPLES)
+    if samples and isinstance(model, LatentVariableModel) and model.prior.has_density:
         with model.inference():
             condition = model.encode_labels(label, len(z))
             lines["the prior"] = model.log_prior(z[:, None].to(model.device), condition).cpu()[:, 0]
@@ -100,7 +101,7 @@ def _latents(
     data = items.RunData(split, trained, options.root)
     z, classes = [], []
     for part in data.parts(options.batch_size, "encode"):
-        label = items.labels_of(part, None, trained)
+        label = items.labels_of(part, None, trained, decodes=True)
         z.append(draw_latents(model, part.x, label, indices=part.positions, seed=options.seed))
         if isinstance(label, Tensor):
             classes.append(label)
