@@ -1,10 +1,12 @@
 """Importance-weighted autoencoder (Burda et al., 2016), https://arxiv.org/abs/1509.00519."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
 
+from vae_lightning.distributions.posteriors import Draws, LatentDistribution
 from vae_lightning.functional import log_mean_exp
 from vae_lightning.models.capabilities import Capability
 from vae_lightning.models.vae import VAE, ELBOTerms
@@ -20,6 +22,24 @@ class IWAETerms(ELBOTerms):
     """
 
     negative_iwae_bound: Tensor
+
+
+@dataclass(frozen=True)
+class ImportanceWeights:
+    """The two parts of the log importance weights of draws from q(z|x), each (B, n).
+
+    Attributes:
+        log_likelihood: log p(x|z).
+        log_ratio: log p(z) - log q(z|x).
+    """
+
+    log_likelihood: Tensor
+    log_ratio: Tensor
+
+    @cached_property
+    def log_weights(self) -> Tensor:
+        """Log p(x, z) - log q(z|x) in nats, (B, n)."""
+        return self.log_likelihood + self.log_ratio
 
 
 class IWAE(VAE):
@@ -45,23 +65,69 @@ class IWAE(VAE):
         if self.posterior_family.relaxed_in_training:
             name = type(self.posterior_family).__name__
             raise ValueError(
-                f"IWAE weighs draws by their density, but those of {name} have none in training: "
-                "choose another posterior, such as GaussianPosterior"
+                f"{type(self).__name__} weighs draws by their density, but those of {name} have "
+                "none in training: choose another posterior, such as GaussianPosterior"
             )
+
+    @property
+    def num_draws(self) -> int:
+        """Number of draws per image."""
+        return self.num_samples
 
     def terms(self, x: Tensor, condition: Tensor | None, noise: Noise) -> IWAETerms:
         """See `BaseVAE.terms`."""
         q = self.posterior(x, condition)
-        draws = q.rsample(noise, self.num_samples)
+        draws = q.rsample(noise, self.num_draws)
+        weights = self.weigh(x, draws, condition)
+        return IWAETerms(**self.iwae_terms(q, draws, weights, condition))
+
+    def weigh(self, x: Tensor, draws: Draws, condition: Tensor | None) -> ImportanceWeights:
+        """Return the importance weights of draws from q(z|x).
+
+        Args:
+            x: Images, (B, C, H, W).
+            draws: Draws for each of them.
+            condition: One-hot classes, (B, num_classes), of a conditional model.
+        """
         log_likelihood = self.log_likelihood(x, draws.z, condition)
-        log_ratio = self.log_ratio(draws, condition)
-        return IWAETerms(
-            reconstruction=-log_likelihood.mean(1),
-            kl=self.kl(q, draws, condition, log_ratio),
-            negative_iwae_bound=-log_mean_exp(log_likelihood + log_ratio, 1),
-        )
+        return ImportanceWeights(log_likelihood, self.log_ratio(draws, condition))
+
+    def iwae_terms(
+        self,
+        q: LatentDistribution,
+        draws: Draws,
+        weights: ImportanceWeights,
+        condition: Tensor | None,
+    ) -> dict[str, Tensor]:
+        """Return the arguments of `IWAETerms`, given draws from ``q`` and their weights."""
+        return {
+            "reconstruction": -weights.log_likelihood.mean(1),
+            "kl": self.kl(q, draws, condition, weights.log_ratio),
+            "negative_iwae_bound": -log_mean_exp(weights.log_weights, 1),
+        }
 
     def objective(self, terms: ELBOTerms) -> Tensor:
         """Return the negative importance-weighted bound, (B,)."""
         assert isinstance(terms, IWAETerms)
         return terms.negative_iwae_bound
+
+
+def scale_gradient(x: Tensor, factors: Tensor) -> None:
+    """Multiply the gradient that reaches a tensor (B, n, ...) by factors (B, n), from there on.
+
+    The factors may be computed from what the tensor was used for, because they are needed in the
+    backward pass only. What is used elsewhere, such as a draw, is not changed if ``x`` is a view.
+
+    Example:
+        >>> import torch
+        >>> parameter = torch.ones(2, 3, requires_grad=True)
+        >>> x = parameter.view_as(parameter)
+        >>> scale_gradient(x, torch.tensor([[1.0, 2.0, 3.0]]).expand(2, 3))
+        >>> x.sum().backward()
+        >>> parameter.grad
+        tensor([[1., 2., 3.],
+                [1., 2., 3.]])
+    """
+    if x.requires_grad:
+        factors = factors.view(*factors.shape, *[1] * (x.ndim - factors.ndim))
+        x.register_hook(lambda gradient: gradient * factors)
