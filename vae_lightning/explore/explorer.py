@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vae_lightning import plotting
 from vae_lightning.distributions.categorical import UniformCategorical
-from vae_lightning.distributions.posteriors import Latents
+from vae_lightning.distributions.posteriors import REAL, Latents
 from vae_lightning.distributions.priors import StandardNormal
 from vae_lightning.errors import UserError
 from vae_lightning.explore.graph import export_graph, pack
@@ -25,7 +25,7 @@ from vae_lightning.models.capabilities import Capability
 from vae_lightning.models.code_prior import CodePrior
 from vae_lightning.models.d_vae import DVAE
 from vae_lightning.models.discrete import DiscreteModel
-from vae_lightning.models.hierarchical_vae import HierarchicalVAE
+from vae_lightning.models.hierarchy import Hierarchy
 from vae_lightning.models.image_model import Labels
 from vae_lightning.models.inference import GenerativeModel
 from vae_lightning.models.latent_variable_model import LatentVariableModel
@@ -66,9 +66,8 @@ class _Decoder(nn.Module):
 
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         model = self.model
-        if isinstance(model, HierarchicalVAE):
-            z_2, epsilon = z.split([model.prior_dim, model.latent_dim], 1)
-            z = model.lower_level(z_2, epsilon)
+        if isinstance(model, Hierarchy):
+            return model.mean_image(model.decode_noise(z, condition))
         if isinstance(model, DVAE):
             return model.mean_image(model.decode_vectors(z, condition))
         return model.mean_image(model.decoder(z, condition))
@@ -86,23 +85,22 @@ class _Encoder(nn.Module):
         if isinstance(model, DiscreteModel) and not _has_nearest_codes(model):
             raise UserError("its codes are not the nearest ones of a codebook")
         if isinstance(model, LatentVariableModel) and not _is_categorical(model):
-            return _vector(model, model.posterior(x, condition).point_estimate)
+            return _vector(model, model.posterior(x, condition).point_estimate, condition)
         scores: Tensor = model.encoder(x, condition)
         return scores
 
 
-def _vector(model: GenerativeModel, z: Latents) -> Tensor:
+def _vector(model: GenerativeModel, z: Latents, condition: Tensor | None) -> Tensor:
     """Return latents as vectors, (B, D).
 
-    A hierarchy is that of its generative process: the top level, and the noise of the level below.
+    A hierarchy is that of its generative process: the top level, and the noise of the levels below.
     With the noise kept, a change of the top level changes the whole image, and images are
     reconstructed as the model does.
     """
     if isinstance(z, Tensor):
         return z
-    assert isinstance(model, HierarchicalVAE)
-    z_1, z_2 = z
-    return torch.cat([z_2, model.lower_noise(z_1, z_2)], 1)
+    assert isinstance(model, Hierarchy)
+    return model.to_noise(z, condition)
 
 
 class _Space(NamedTuple):
@@ -173,7 +171,10 @@ def explorer(
         raise UserError(f"images of {model.image_shape[0]} channels cannot be shown in a page")
     if not len(x):
         raise UserError("there are no images to explore")
-    if model.conditional and (y is None or y.lt(0).any()):
+    if model.conditional and not model.needs_labels:
+        inferred = model.labels_for(x, y)
+        y = inferred if y is None or inferred is None else torch.where(y < 0, inferred.cpu(), y)
+    if model.needs_labels and (y is None or y.lt(0).any()):
         raise UserError(
             f"this {type(model).__name__} is conditional: give the classes of the images"
         )
@@ -185,7 +186,7 @@ def explorer(
     with model.inference():
         space = _space(model, x, y, seed, prior)
         first = y[:1] if y is not None else None
-        condition = model.encode_labels(model.used_labels(first), 1)
+        condition = model.encode_labels(first if model.conditional else None, 1)
         given = () if condition is None else (condition.cpu(),)
         decoder = export_graph(_Decoder(model), space.decoder_input, *given)
         try:
@@ -266,6 +267,11 @@ def _space(
         raise UserError(f"the page does not know the latents of a {type(model).__name__}")
     if _is_categorical(model):
         return _categories(model, x, y, seed)
+    if model.prior.support != REAL:
+        raise UserError(
+            "the page moves latents along their dimensions, and this "
+            f"{type(model).__name__} has {model.prior.support}: use vae interpolate or vae sample"
+        )
     return _vectors(model, x, y, seed)
 
 
@@ -274,7 +280,7 @@ def _is_categorical(model: GenerativeModel) -> bool:
 
 
 def _labels(model: GenerativeModel, y: Tensor | None, here: slice) -> Labels:
-    return model.used_labels(None if y is None else y[here])
+    return None if y is None or not model.conditional else y[here]
 
 
 def _chunks(n: int) -> list[slice]:
@@ -283,12 +289,12 @@ def _chunks(n: int) -> list[slice]:
 
 def _vectors(model: LatentVariableModel, x: Tensor, y: Tensor | None, seed: int) -> _Space:
     """Return continuous latents, of which the first `Prior.latent_dim` have a slider."""
-    latents = torch.cat(
-        [
-            _vector(model, model.embed(x[here], _labels(model, y, here))).float().cpu()
-            for here in _chunks(len(x))
-        ]
-    )
+    parts = []
+    for here in _chunks(len(x)):
+        label = _labels(model, y, here)
+        condition = model.encode_labels(label, len(x[here]))
+        parts.append(_vector(model, model.embed(x[here], label), condition).float().cpu())
+    latents = torch.cat(parts)
     moved = latents[:, : model.prior_dim]
     if model.has(Capability.KL_PER_DIMENSION):
         parts = [
@@ -309,8 +315,8 @@ def _vectors(model: LatentVariableModel, x: Tensor, y: Tensor | None, seed: int)
         samples = pack(torch.cat([drawn, noise], 1))
     reach = torch.maximum(reach, (moved - middle).abs().amax(0))
     note = ""
-    if isinstance(model, HierarchicalVAE):
-        note = "These are the dimensions of the top level. The level below keeps its noise."
+    if isinstance(model, Hierarchy):
+        note = "These are the dimensions of the top level. Every level below keeps its noise."
     collapsed = (use < _COLLAPSED).nonzero()[:, 0].tolist()
     return _Space(
         "vector",

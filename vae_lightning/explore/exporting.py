@@ -32,6 +32,7 @@ from vae_lightning.models.discrete import (
     flatten_codes,
     unflatten_codes,
 )
+from vae_lightning.models.hierarchy import Hierarchy
 from vae_lightning.models.inference import GenerativeModel
 
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -44,7 +45,7 @@ _LARGEST_DIFFERENCE = 1e-3
 class EncoderNetwork(nn.Module):
     """What `embed` computes: x -> z, or x -> codes for a model with codes.
 
-    Of a hierarchy, z is the lowest level, from which the image is decoded.
+    Of a hierarchy, z are the levels from which the image is decoded, the lowest first.
 
     Args:
         model: The model.
@@ -68,8 +69,10 @@ class EncoderNetwork(nn.Module):
             levels = model.codes(x, condition)
             return levels[0] if len(levels) == 1 else flatten_codes(levels)
         z = model.posterior(x, condition).point_estimate
-        lowest: Tensor = z if isinstance(z, Tensor) else z[0]
-        return lowest
+        if isinstance(model, Hierarchy):
+            z = torch.cat(z[: len(model.decoded_sizes)], 1)
+        assert isinstance(z, Tensor)
+        return z
 
 
 class DecoderNetwork(nn.Module):
@@ -95,6 +98,9 @@ class DecoderNetwork(nn.Module):
             if len(vectors) > 1:
                 return model.mean_image(model.likelihood_params(vectors, condition))
             latents = vectors[0]
+        if isinstance(model, Hierarchy):
+            levels = z.split(model.decoded_sizes, 1)
+            return model.mean_image(model.likelihood_params(levels, condition))
         return model.mean_image(model.decoder(latents, condition))
 
 
@@ -131,13 +137,16 @@ def write_weights(model: GenerativeModel, record: TrainingRecord, folder: Path) 
 def network_of(model: GenerativeModel, name: str) -> EncoderNetwork | DecoderNetwork:
     """Return the ``encoder`` or the ``decoder`` of a model without the weights of the other one.
 
+    An encoder that goes through the decoder, as that of a hierarchy may, keeps its weights.
+
     Those of a `CodePrior` are those of its autoencoder.
     """
     model = _autoencoder(model)
     maps = model.code_maps if isinstance(model, DiscreteModel) else ()
     alone = copy.deepcopy(model).eval()
     if name == "encoder":
-        alone.decoder = nn.Identity()
+        if not (isinstance(model, Hierarchy) and model.encodes_with_decoder):
+            alone.decoder = nn.Identity()
         return EncoderNetwork(alone)
     alone.encoder = nn.Identity()
     return DecoderNetwork(alone, maps)

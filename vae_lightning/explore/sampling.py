@@ -4,12 +4,12 @@ import torch
 from torch import Tensor
 
 from vae_lightning.distributions.posteriors import Latents
-from vae_lightning.distributions.priors import StandardNormal
 from vae_lightning.explore.densities.base import LatentDensity
 from vae_lightning.models.capabilities import Capability
 from vae_lightning.models.code_prior import CodePrior
 from vae_lightning.models.image_model import Labels
 from vae_lightning.models.inference import GenerativeModel
+from vae_lightning.models.latent_variable_model import LatentVariableModel
 from vae_lightning.randomness import generator
 from vae_lightning.truncation import Truncation
 
@@ -37,8 +37,9 @@ def sample(
         n: Number of images.
         label: For conditional models: the class of all images or of each, (n,); by default the
             classes in turn.
-        temperature: Factor of the standard deviation of a N(0, I) prior, or divisor of the logits
-            of a `CodePrior`; below 1 for images that are more typical and less diverse.
+        temperature: Factor of the standard deviation of a N(0, I) prior (of every level of a
+            hierarchy), or divisor of the logits of a `CodePrior`; below 1 for images that are more
+            typical and less diverse.
         top_k: For a `CodePrior`: number of most probable codes to draw each code from.
         top_p: For a `CodePrior`: draw each code from the most probable ones that together have this
             probability.
@@ -171,19 +172,22 @@ def _latents(
 ) -> Latents:
     """Draw latents from the prior or from a density."""
     latents = generator(seed, "sample")
-    if density is None:
-        z = model.sample_latents(n, condition, latents)
-    else:
-        z = density.sample(n, _classes(label, n) if density.num_classes else None, latents)
+    if density is not None:
+        if temperature != 1:
+            raise ValueError(
+                "a temperature is defined for samples from a N(0, I) prior or a prior over codes, "
+                f"not from a {type(density).__name__}: leave it out"
+            )
+        return density.sample(n, _classes(label, n) if density.num_classes else None, latents)
+    z = model.sample_latents(n, condition, latents)
     if temperature == 1:
         return z
-    is_normal = isinstance(getattr(model, "prior", None), StandardNormal) and density is None
-    if not isinstance(z, Tensor) or not is_normal:
+    if not isinstance(model, LatentVariableModel):
         raise ValueError(
             "a temperature is defined for samples from a N(0, I) prior or a prior over codes, "
-            f"which this {type(model).__name__} or the density does not have: leave it out"
+            f"which this {type(model).__name__} does not have: leave it out"
         )
-    return temperature * z
+    return model.tempered(z, temperature, condition)
 
 
 def _classes(label: Labels, n: int) -> Tensor:

@@ -8,21 +8,20 @@ import torch
 from torch import Tensor, nn
 
 from vae_lightning.distributions.posteriors import (
-    REAL,
     DiagonalGaussian,
     Draws,
     LatentDistribution,
     Latents,
 )
-from vae_lightning.models.capabilities import Capability
-from vae_lightning.models.vae import VAE
+from vae_lightning.models.hierarchy import Choose, Hierarchy
 from vae_lightning.randomness import Noise
 
 
-class HierarchicalVAE(VAE):
+class HierarchicalVAE(Hierarchy):
     """VAE with two stochastic layers: p(z_2) p(z_1|z_2) p(x|z_1) and q(z_1|x) q(z_2|z_1).
 
-    Latents are pairs (z_1, z_2). The prior is one of z_2.
+    Latents are pairs (z_1, z_2). The prior is one of z_2. The posterior goes from the image
+    upwards; `LadderVAE` has one that goes down, as the prior does.
 
     Args:
         latent_dim: Size of z_1.
@@ -32,6 +31,14 @@ class HierarchicalVAE(VAE):
 
     Raises:
         ValueError: If ``top_dim`` is not positive, or prior and posterior do not fit.
+
+    References:
+        Burda et al. (2016), Importance weighted autoencoders, https://arxiv.org/abs/1509.00519
+
+    Example:
+        >>> z_1, z_2 = HierarchicalVAE(latent_dim=8, top_dim=4).embed(torch.rand(3, 1, 28, 28))
+        >>> z_1.shape, z_2.shape
+        (torch.Size([3, 8]), torch.Size([3, 4]))
     """
 
     def __init__(
@@ -43,73 +50,30 @@ class HierarchicalVAE(VAE):
     ) -> None:
         if top_dim < 1:
             raise ValueError(f"top_dim must be positive, got {top_dim}")
-        self._top_dim = top_dim
+        self.level_sizes = latent_dim, top_dim
         super().__init__(latent_dim=latent_dim, **kwargs)
         self.inference_net = _tanh_mlp([latent_dim, *hidden, 2 * top_dim])
         self.generative_net = _tanh_mlp([top_dim, *reversed(hidden), 2 * latent_dim])
-        if self.prior.support != REAL:
-            raise ValueError(
-                f"HierarchicalVAE has {REAL} as latents, but {type(self.prior).__name__} is a "
-                f"distribution of {self.prior.support}: choose another prior and posterior"
-            )
-        super().attach_prior()
-
-    has_closed_form_kl = False
-
-    def attach_prior(self) -> None:
-        """Wait until the networks between z_1 and z_2 are there."""
+        self.attach_top()
 
     @property
-    def prior_dim(self) -> int:
-        """See `VAE.prior_dim`."""
-        return self._top_dim
-
-    @property
-    def capabilities(self) -> frozenset[Capability]:
-        """See `GenerativeModel.capabilities`; the latent is a pair, not a vector."""
-        return super().capabilities - {
-            Capability.LATENT_VECTOR,
-            Capability.CONTINUOUS_LATENT,
-            Capability.KL_PER_DIMENSION,
-        }
+    def decoded_sizes(self) -> tuple[int, ...]:
+        """See `Hierarchy.decoded_sizes`: z_1 only."""
+        return self.level_sizes[:1]
 
     def posterior(self, x: Tensor, condition: Tensor | None = None) -> LatentDistribution:
         """See `VAE.posterior`."""
         return TwoLayerPosterior(super().posterior(x, condition), self.inference_net)
 
-    def log_prior(self, z: Latents, condition: Tensor | None = None) -> Tensor:
-        """Return log p(z_2) + log p(z_1|z_2), (B, n)."""
-        z_1, z_2 = z
-        given = _gaussian(self.generative_net, z_2.flatten(0, 1))
-        log_prob: Tensor = self.prior.log_prob(z_2, condition)
-        return log_prob + given.log_prob(z_1.flatten(0, 1)[:, None]).view(log_prob.shape)
+    def top_down(self, choose: Choose, n: int, condition: Tensor | None) -> Tensor:
+        """See `Hierarchy.top_down`; returns z_1."""
+        nothing = torch.empty(n, 0, device=self.device)
+        z_2 = choose(1, None, nothing)
+        return choose(0, _gaussian(self.generative_net, z_2), nothing)
 
     def likelihood_params(self, z: Latents, condition: Tensor | None) -> Tensor:
-        """See `GenerativeModel.likelihood_params`; only z_1 matters."""
-        return super().likelihood_params(z[0], condition)
-
-    def lower_level(self, z_2: Tensor, epsilon: Tensor) -> Tensor:
-        """Return the z_1 that p(z_1|z_2) draws with standard normal noise.
-
-        Args:
-            z_2: Latents of the top, (B, top_dim).
-            epsilon: Noise, (B, latent_dim); zeros for the mean.
-        """
-        z_1: Tensor = _gaussian(self.generative_net, z_2).draws_at(epsilon[:, None]).z[:, 0]
-        return z_1
-
-    def lower_noise(self, z_1: Tensor, z_2: Tensor) -> Tensor:
-        """Return the noise with which `lower_level` gives z_1, (B, latent_dim)."""
-        given = _gaussian(self.generative_net, z_2)
-        return (z_1 - given.mu) * (-0.5 * given.log_var).exp()
-
-    def sample_latents(
-        self, n: int, condition: Tensor | None, generator: torch.Generator | None
-    ) -> Latents:
-        """See `GenerativeModel.sample_latents`."""
-        z_2 = self.prior.sample(n, condition, generator).to(self.device)
-        epsilon = torch.randn(n, self.latent_dim, generator=generator).to(self.device)
-        return self.lower_level(z_2, epsilon), z_2
+        """See `GenerativeModel.likelihood_params`; needs no other level."""
+        return self.decode_state(z[0], condition)
 
 
 class TwoLayerPosterior(LatentDistribution):
