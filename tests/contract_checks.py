@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,8 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from vae_lightning.batch import Batch
+from vae_lightning.distributions.poincare import RiemannianNormalPrior, WrappedNormalPrior
 from vae_lightning.distributions.posteriors import REAL, Latents, Posterior
 from vae_lightning.distributions.priors import Prior
+from vae_lightning.distributions.product import ProductPrior
+from vae_lightning.distributions.von_mises_fisher import SPHERE
 from vae_lightning.functional import standard_normal_log_prob
 from vae_lightning.models.base import BaseVAE, Terms
 from vae_lightning.models.capabilities import Capability
@@ -50,8 +54,12 @@ SMALL: dict[str, Any] = {
     "hidden": (8,),
     "components": 7,
     "codebook_size": 8,
+    "exemplars": 12,
+    "subset": 6,
+    "transforms": 2,
+    "free_bits": 0.0,
 }
-"""Options that make a part smaller, where it has them."""
+"""Options that make a part smaller; with no free bits, every KL has a gradient."""
 
 DISCRETE = {"num_categories": 2}
 """Options that make categorical parts fit a latent of size 4."""
@@ -91,8 +99,11 @@ class FewImages:
         return self.x.mean(0)
 
     def random_images(self, n: int, seed: int) -> Tensor:
+        return self.x[self.random_indices(n, seed)]
+
+    def random_indices(self, n: int, seed: int) -> Tensor:
         chosen = torch.Generator().manual_seed(seed)
-        return self.x[torch.randint(len(self.x), (n,), generator=chosen)]
+        return torch.randint(len(self.x), (n,), generator=chosen)
 
 
 # Using a model
@@ -109,7 +120,7 @@ def terms_of(model: BaseVAE, batch: Batch, *keys: int | str) -> Terms:
 
 def depends_on_batch(terms: Terms, name: str) -> bool:
     """Return whether a term is declared to depend on the other images of the batch."""
-    return name in terms.batch_dependent or getattr(terms, name).ndim == 0
+    return name in terms.batch_dependent or terms.as_dict()[name].ndim == 0
 
 
 def objective_depends_on_batch(terms: Terms) -> bool:
@@ -243,6 +254,69 @@ def check_real_sampler(
         epsilon = torch.randn(z.shape, generator=generator, dtype=torch.float64)
         proposed = mean + scale * epsilon
         log_q = standard_normal_log_prob(epsilon) - scale.log().sum()
+    check_weighted(z, proposed, log_q, log_prob)
+
+
+def check_sphere_sampler(
+    sample: Callable[[int], Tensor], log_prob: Callable[[Tensor], Tensor], n: int = 40_000
+) -> None:
+    """Check samples of unit vectors as `check_real_sampler` does, with uniform proposals.
+
+    The density is by the area of the sphere.
+    """
+    with torch.no_grad():
+        z = sample(n).double()
+        size = z.shape[1]
+        torch.testing.assert_close(z.norm(dim=1), torch.ones(n).double(), rtol=0, atol=1e-5)
+        generator = torch.Generator().manual_seed(1)
+        proposed = torch.randn(z.shape, generator=generator, dtype=torch.float64)
+        proposed /= proposed.norm(dim=1, keepdim=True)
+        log_area = math.log(2) + size / 2 * math.log(math.pi) - math.lgamma(size / 2)
+    check_weighted(z, proposed, torch.full((n,), -log_area).double(), log_prob)
+
+
+def check_ball_sampler(
+    sample: Callable[[int], Tensor],
+    log_prob: Callable[[Tensor], Tensor],
+    curvature: float,
+    n: int = 40_000,
+) -> None:
+    """Check samples of a Poincaré ball as `check_real_sampler` does.
+
+    The density is by the volume of hyperbolic space. Proposals are Gaussian in the coordinates of
+    the tangent space at 0.
+    """
+    root = math.sqrt(curvature)
+    with torch.no_grad():
+        z = sample(n).double()
+        assert (root * z.norm(dim=1) < 1).all()
+        length = z.norm(dim=1, keepdim=True)
+        tangent = 2 / root * (root * length).atanh() * z / length
+        mean, scale = tangent.mean(0), 1.6 * tangent.std(0) + 0.3
+        generator = torch.Generator().manual_seed(1)
+        epsilon = torch.randn(z.shape, generator=generator, dtype=torch.float64)
+        v = mean + scale * epsilon
+        distance = v.norm(dim=1, keepdim=True)
+        proposed = (root * distance / 2).tanh() / root * v / distance
+        stretch = (root * distance).sinh() / (root * distance)
+        log_volume = (z.shape[1] - 1) * stretch.log()[:, 0]
+        log_q = standard_normal_log_prob(epsilon) - scale.log().sum() - log_volume
+    check_weighted(z, proposed, log_q, log_prob)
+
+
+def check_weighted(
+    z: Tensor, proposed: Tensor, log_q: Tensor, log_prob: Callable[[Tensor], Tensor]
+) -> None:
+    """Compare samples (n, D) with proposals (n, D) that are weighted with density over proposal.
+
+    Args:
+        z: Samples, float64.
+        proposed: As many proposals, float64.
+        log_q: Their log-density, (n,).
+        log_prob: Log-density that the samples should follow, (n, D) -> (n,).
+    """
+    n, mean = len(z), z.mean(0)
+    with torch.no_grad():
         log_p = log_prob(proposed.float()).double()
         weights = (log_p - log_q).exp()
         effective = weights.sum().square() / weights.square().sum()
@@ -341,12 +415,36 @@ def check_support(
     """Check a sampler against a density on the support of a prior."""
     if prior.support == REAL:
         check_real_sampler(sample, log_prob)
+    elif prior.support == SPHERE:
+        check_sphere_sampler(sample, log_prob)
+    elif isinstance(prior, WrappedNormalPrior | RiemannianNormalPrior):
+        check_ball_sampler(sample, log_prob, prior.ball.curvature)
+    elif isinstance(prior, ProductPrior):
+        _check_parts(prior, sample, log_prob)
     elif prior.support.startswith("one-hot"):
         assert hasattr(prior, "num_categories")
         outcomes = one_hot_outcomes(prior.latent_dim, prior.num_categories)
         check_discrete_sampler(sample, log_prob, outcomes)
     else:
         raise NotImplementedError(f"add a check for priors over {prior.support}")
+
+
+def _check_parts(
+    prior: ProductPrior, sample: Callable[[int], Tensor], log_prob: Callable[[Tensor], Tensor]
+) -> None:
+    """Check each part by itself, and that the density is the product."""
+    z = sample(100)
+    ends = list(itertools.accumulate(prior.sizes))
+    total = torch.zeros(100)
+    for part, end in zip(prior.parts, ends, strict=True):
+        here = slice(end - part.latent_dim, end)
+
+        def of_part(x: Tensor, part: Prior = part) -> Tensor:
+            return part.log_prob(x[:, None])[:, 0]
+
+        check_support(part, lambda n, here=here: sample(n)[:, here], of_part)
+        total = total + of_part(z[:, here])
+    torch.testing.assert_close(log_prob(z), total)
 
 
 def _levels(latents: Latents) -> tuple[Tensor, ...]:

@@ -55,8 +55,8 @@ def variants():
 SMALL = {"image_shape": (1, 8, 8), "latent_dim": 3}
 
 
-def test_free_bits(variants, batch):
-    model = variants["FreeBitsVAE"](free_nats=1e3, **SMALL)
+def test_budget(variants, batch):
+    model = variants["BudgetVAE"](free_nats=1e3, **SMALL)
     terms = model.terms(batch.x, None, Noise(batch.indices))
     torch.testing.assert_close(model.objective(terms), terms.reconstruction + 1e3)
 
@@ -116,7 +116,7 @@ def test_critic_and_encoder_do_not_reach_each_other(variants, batch):
     assert not any(gradients(model.critic_objective(terms), of_encoder))
 
 
-@pytest.mark.parametrize("name", ["FreeBitsVAE", "CovarianceVAE", "CriticVAE", "LaplacePosterior"])
+@pytest.mark.parametrize("name", ["BudgetVAE", "CovarianceVAE", "CriticVAE", "LaplacePosterior"])
 def test_the_variants_train(variants, blobs, tmp_path, name):
     shape = {**SMALL, "num_classes": 4}
     if name.startswith("Laplace"):

@@ -18,7 +18,7 @@ usage: vae COMMAND [options]
 Train, measure and explore variational autoencoders.
 
 commands:
-{chr(10).join(f"  {name:<12} {text}" for name, text in COMMANDS.items())}
+{chr(10).join(f"  {name:<16} {text}" for name, text in COMMANDS.items())}
 
 examples:
   vae fit

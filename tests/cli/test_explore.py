@@ -93,18 +93,20 @@ def rows(path):
 FIRST = {"density": ["fit"], "figure": ["reconstructions"]}
 """Arguments that a command needs beside the checkpoint."""
 
+SEVERAL = {"compare", "rate_distortion", "udr"}
+"""Commands of several checkpoints."""
+
 WITHOUT = {
     ("sample", "vq"): "a VQVAE has no prior to draw samples from",
     ("traverse", "hierarchical"): "has no continuous latent vector",
     ("traverse", "categorical"): "has no continuous latent vector",
     ("traverse", "vq"): "has no continuous latent vector",
-    ("interpolate", "hierarchical"): "has no latent vector",
     ("interpolate", "vq"): "has no latent vector",
 }
 
 
 @pytest.mark.parametrize(
-    "command", sorted(EXPLORE.keys() - {"compare", "explore", "export", *FIRST})
+    "command", sorted(EXPLORE.keys() - {*SEVERAL, "explore", "export", *FIRST})
 )
 @pytest.mark.parametrize("name", MODELS)
 def test_every_command_with_every_model(command, name, trained, folder, capsys):
@@ -130,7 +132,7 @@ def test_help_is_short_and_has_an_example(command, capsys):
         main([command, "--help"])
     lines = capsys.readouterr().out.splitlines()
     assert 20 <= len(lines) <= 50
-    checkpoints = "runs/vae" if command == "compare" else "--ckpt_path"
+    checkpoints = "runs/" if command in SEVERAL else "--ckpt_path"
     words = " ".join([command, *FIRST.get(command, [])])
     assert f"vae {words} {checkpoints}" in "\n".join(lines)
     assert max(map(len, lines)) <= 110
@@ -506,7 +508,7 @@ def test_wrong_input(command, name, options, code, part, trained, folder, capsys
         (["--ckpt_path=text.ckpt"], 1, "text.ckpt"),
     ],
 )
-@pytest.mark.parametrize("command", sorted(EXPLORE.keys() - {"compare"}))
+@pytest.mark.parametrize("command", sorted(EXPLORE.keys() - SEVERAL))
 def test_a_checkpoint_is_needed(command, args, code, part, trained, folder, capsys):
     (folder / "text.ckpt").write_text("no checkpoint")
     assert part in failure([command, *FIRST.get(command, []), *args], capsys, code)

@@ -99,7 +99,7 @@ def test_answers_without_importing_torch(args):
 
 WORDS = [
     (["fi"], {"fit", "figure"}),
-    (["fit", "--model.bet"], {"--model.beta"}),
+    (["fit", "--model.bet"], {"--model.beta", "--model.beta_zero"}),
     (["fit", "--config", "vae_d"], {"vae_dynamic"}),
     (["fit", "--model", "Beta"], {"BetaTCVAE", "BetaVAE"}),
     (["test", "--metrics.log"], {"--metrics.log_likelihood"}),

@@ -29,11 +29,13 @@ from vae_lightning import (
     CodePrior,
     HierarchicalVAE,
     IAFPosterior,
+    LadderVAE,
     PlanarFlowPosterior,
+    ResidualHierarchicalVAE,
     VampPrior,
     nets,
 )
-from vae_lightning.distributions import likelihoods
+from vae_lightning.distributions import likelihoods, pixel_likelihoods
 from vae_lightning.distributions.priors import Prior
 from vae_lightning.errors import UserError
 from vae_lightning.explore import graph
@@ -63,7 +65,7 @@ MODELS = {
     "conditional": lambda: CVAE(latent_dim=5, **DIGITS),
     "odd color": lambda: VAE(latent_dim=5, image_shape=(3, 33, 31)),
     **{
-        f"{activation} {kind.__name__}": partial(
+        f"{activation} {getattr(kind, 'func', kind).__name__}": partial(
             VAE, latent_dim=5, likelihood=kind, **mlp(activation), **DIGITS
         )
         for activation, kind in (
@@ -71,6 +73,8 @@ MODELS = {
             ("silu", likelihoods.Gaussian),
             ("gelu", likelihoods.DiscretizedLogistic),
             ("gated", likelihoods.Bernoulli),
+            ("tanh", partial(pixel_likelihoods.MixtureOfLogistics, components=3)),
+            ("relu", pixel_likelihoods.Categorical256),
         )
     },
     "vq": lambda: VQVAE(image_shape=(3, 30, 29)),
@@ -81,6 +85,10 @@ MODELS = {
     "d_vae": lambda: DVAE(codebook_size=16, **DIGITS),
     "categorical": lambda: CategoricalVAE(num_variables=4, num_categories=3, **DIGITS),
     "hierarchy": lambda: HierarchicalVAE(latent_dim=8, top_dim=4, hidden=(16,), **DIGITS),
+    "hierarchy of three": lambda: LadderVAE(latent_dims=(8, 4, 2), widths=(16, 8, 6), **DIGITS),
+    "hierarchy of maps": lambda: ResidualHierarchicalVAE(
+        latent_channels=2, channels=4, hidden=4, conditional=True, **DIGITS
+    ),
     "wae": lambda: WAE(latent_dim=5, **DIGITS),
     "planar": lambda: VAE(latent_dim=5, posterior=PlanarFlowPosterior, **mlp("relu"), **DIGITS),
     "iaf": lambda: VAE(latent_dim=5, posterior=IAFPosterior, **mlp("relu"), **DIGITS),
@@ -181,6 +189,8 @@ def test_networks_of_the_page_are_those_of_the_model(name, monkeypatch):
             # What p(z_1|z_2) would need as noise, with the parameters that its network returns.
             mu, log_var = model.generative_net(z[1]).chunk(2, 1)
             z = torch.cat([z[1], (z[0] - mu) / log_var.exp().sqrt()], 1)
+        elif isinstance(z, tuple):
+            z = model.to_noise(z, *given)
         output = model.encoder(x[:1], *given) if name.startswith("vq") else z
         if name == "d_vae":  # the page has the vectors of the codes
             indices = model.encode_indices(x[:1])

@@ -17,7 +17,9 @@ from vae_lightning import (
     CategoricalVAE,
     HierarchicalVAE,
     IAFPosterior,
+    LadderVAE,
     RealNVPPrior,
+    ResidualHierarchicalVAE,
     checkpoint,
     nets,
 )
@@ -39,6 +41,15 @@ MODELS = {
     "vq": lambda: VQVAE(image_shape=(1, 8, 8)),
     "categorical": lambda: CategoricalVAE(num_variables=3, num_categories=4, **MLP),
     "hierarchy": lambda: HierarchicalVAE(latent_dim=4, top_dim=2, hidden=(8,), **MLP),
+    "hierarchy of three": lambda: LadderVAE(latent_dims=(4, 3, 2), widths=(8, 7, 6), **MLP),
+    "hierarchy of maps": lambda: ResidualHierarchicalVAE(
+        image_shape=(1, 7, 8),
+        latent_channels=2,
+        channels=4,
+        hidden=4,
+        conditional=True,
+        num_classes=4,
+    ),
     "flows": lambda: VAE(
         latent_dim=3,
         prior=functools.partial(RealNVPPrior, hidden=(8,)),

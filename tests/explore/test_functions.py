@@ -7,9 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from vae_lightning import VAE, VQVAE, WAE, HierarchicalVAE, VampPrior, explore
+from vae_lightning import VAE, VQVAE, WAE, HierarchicalVAE, LadderVAE, VampPrior, explore
 from vae_lightning.distributions import likelihoods
 from vae_lightning.distributions.mixture_prior import MixtureOfGaussians
+from vae_lightning.explore.interpolation import path_vectors
 from vae_lightning.explore.traversal import dimension_use
 from vae_lightning.models.capabilities import MissingCapabilityError
 from vae_lightning.nets import MLPDecoder, MLPEncoder
@@ -69,8 +70,9 @@ def test_other_priors_have_no_temperature(prior):
 def test_a_stack_of_latents_is_sampled():
     model = HierarchicalVAE(latent_dim=3, top_dim=2, hidden=(8,), **MLP)
     assert explore.sample(model, 3, batch_size=2).shape == (3, *SHAPE)
-    with pytest.raises(ValueError, match="temperature"):
-        explore.sample(model, 3, temperature=2)
+    z = model.sample_latents(3, None, generator(0, "sample"))
+    hot = model.from_noise(2 * model.to_noise(z))
+    torch.testing.assert_close(explore.sample(model, 3, temperature=2), model.decode(hot))
 
 
 def test_sampling_leaves_the_model_and_generators_alone(vae):
@@ -177,6 +179,21 @@ def test_a_spherical_path_without_an_angle_is_finite(vae, end):
     z = explore.interpolate(vae, start, torch.tensor([end]), path="spherical").latents
     assert z.isfinite().all()
     torch.testing.assert_close(z[0, 0], start[0])
+
+
+def test_an_interpolation_of_a_hierarchy_goes_through_its_noise():
+    model = LadderVAE(
+        latent_dims=(4, 3, 2), widths=(8, 7, 6), conditional=True, num_classes=3, **MLP
+    )
+    x, label = torch.rand(4, *SHAPE), torch.tensor([1, 2, 1, 2])
+    vectors = path_vectors(model, x, label)
+    assert vectors.shape == (4, 9)
+    made = explore.interpolate(model, vectors[:2], vectors[2:], label[:2], steps=3)
+    decoded = model.reconstruct(x, label)
+    torch.testing.assert_close(made.images[:, 0], decoded[:2])
+    torch.testing.assert_close(made.images[:, 2], decoded[2:])
+    middle = model.from_noise((vectors[:2] + vectors[2:]) / 2, model.encode_labels(label[:2], 2))
+    torch.testing.assert_close(made.images[:, 1], model.decode(middle, label[:2]))
 
 
 def test_interpolations_of_classes(cvae):

@@ -93,6 +93,8 @@ def log_marginal(model, batch, num_samples, rows):
 def test_log_likelihood_agrees_with_an_independent_estimate(variant, batch):
     torch.manual_seed(1)
     model = variant(latent_dim=3, **SMALL).eval()
+    if model.has(Capability.CLASSIFIER):
+        pytest.skip("the class is a latent as well: its own test sums over the classes")
     for parameter in model.parameters():
         parameter.data *= 2  # an untrained posterior is the prior, and would hide a wrong sign
     batch = binary(batch)

@@ -7,7 +7,21 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from vae_lightning import VQVAE, WAE, AdversarialAutoencoder, BetaTCVAE, CodePrior, FactorVAE
+from vae_lightning import (
+    DIPVAE,
+    RAE,
+    VQVAE,
+    WAE,
+    AdversarialAutoencoder,
+    BetaTCVAE,
+    CodePrior,
+    FactorVAE,
+    FreeBitsVAE,
+    InfoVAE,
+    LadderVAE,
+    ResidualHierarchicalVAE,
+    SlicedWAE,
+)
 from vae_lightning.distributed import gather_rows, join_rows, own_rows
 from vae_lightning.distributions.mixture_prior import MixtureOfGaussians
 from vae_lightning.distributions.posteriors import GaussianPosterior
@@ -16,6 +30,7 @@ from vae_lightning.nets import MLPDecoder, MLPEncoder, ResidualDecoder, Residual
 from vae_lightning.nets.code_networks import CausalTransformer
 from vae_lightning.nets.quantizers import FSQ, LFQ, ResidualQuantizer, SimVQ, VectorQuantizer
 from vae_lightning.randomness import Noise
+from vae_lightning.schedules import LinearWarmup
 
 SMALL = {
     "image_shape": (1, 4, 4),
@@ -37,6 +52,15 @@ class FixedFlow(RealNVPPrior):
 MODELS = {
     "beta_tcvae": functools.partial(BetaTCVAE, num_train=100, num_samples=2),
     "beta_tcvae_mixture": functools.partial(BetaTCVAE, num_train=100, prior=MixtureOfGaussians),
+    "beta_tcvae_stratified": functools.partial(BetaTCVAE, num_train=100, estimator="stratified"),
+    "dip_vae_i": functools.partial(DIPVAE, kind="i"),
+    "dip_vae_ii": functools.partial(DIPVAE, kind="ii", lambda_d=3.0),
+    "free_bits_vae": functools.partial(FreeBitsVAE, free_bits=0.02),
+    "info_vae": functools.partial(InfoVAE, alpha=0.5, lambd=30.0),
+    "rae_l2": functools.partial(RAE, lambd=0.1),
+    "rae_gradient": functools.partial(RAE, regularizer="gradient"),
+    "sliced_wae": SlicedWAE,
+    "sliced_wae_of_classes": functools.partial(SlicedWAE, conditional=True, prior=FixedFlow),
     "wae": functools.partial(WAE, mmd_weight=50.0),
     "wae_rbf_gaussian": functools.partial(WAE, kernel="rbf", posterior=GaussianPosterior),
     "wae_of_classes": functools.partial(WAE, conditional=True, prior=FixedFlow),
@@ -74,6 +98,32 @@ def prior_of_codes(image_shape, num_classes, **_):
         conditional=True,
     )
 
+
+def warming_up(cls, **kwargs):
+    """Return what builds a hierarchy in the middle of the warm-up of its KL term."""
+
+    def make(image_shape, num_classes, **_):
+        model = cls(
+            image_shape=image_shape,
+            num_classes=num_classes,
+            schedule=functools.partial(LinearWarmup, steps=10),
+            **kwargs,
+        )
+        model.step = 5
+        return model
+
+    return make
+
+
+MAPS = {"groups_per_resolution": (1, 1), "latent_channels": 2, "channels": 4, "hidden": 4}
+MODELS |= {
+    "ladder_free_bits": warming_up(
+        LadderVAE, latent_dims=(4, 3), widths=(8, 6), free_bits=0.1, conditional=True
+    ),
+    "residual_hierarchy_balanced": warming_up(
+        ResidualHierarchicalVAE, balance=True, free_bits=0.001, **MAPS
+    ),
+}
 
 GRADIENT = {
     "codebook_size": 3,

@@ -14,7 +14,7 @@ from vae_lightning.cli.yaml_files import parse_yaml, read_yaml
 from vae_lightning.errors import UserError
 from vae_lightning.files import expand
 
-LINKED = ("image_shape", "num_classes", "num_train", "bounded")
+LINKED = ("image_shape", "num_classes", "num_train", "num_labeled", "bounded")
 """Arguments of models that are taken from the data."""
 
 _DATA_FILES = {

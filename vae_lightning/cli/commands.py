@@ -12,6 +12,8 @@ EXPLORE = {
     "explore": "make a web page in which the latent space is explored by hand",
     "export": "write a folder with a model card, safetensors and ONNX, for sharing a model",
     "compare": "compare models on the same images with the same noise, in pairs",
+    "udr": "score disentanglement by whether trainings with other seeds find the same latents",
+    "rate_distortion": "draw reconstruction against KL of several runs, such as a sweep of beta",
 }
 """Commands that use a trained model without Lightning."""
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from vae_lightning.cli import exit_codes, run_notes
+from vae_lightning.cli import exit_codes, rate_distortion, run_notes
 from vae_lightning.cli.bundled_configs import find_config
 from vae_lightning.cli.sweep_file import Sweep, label_combinations, short_names, value_text
 from vae_lightning.errors import UserError, fail
@@ -282,11 +282,7 @@ def _compare(combinations: Sequence[Combination], sweep: Sweep, parent: Path) ->
     rows = _rows(combinations, sweep)
     if not rows:
         return
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    atomic_write_text(parent / "sweep.csv", text.getvalue())
+    _write_table(parent / "sweep.csv", rows)
     names = short_names(list(sweep.parameters))
     table = [[*names.values(), sweep.metric]]
     for row in rows:
@@ -296,10 +292,44 @@ def _compare(combinations: Sequence[Combination], sweep: Sweep, parent: Path) ->
     for line in table:
         print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
     print(f"\nTable:       {parent / 'sweep.csv'}")
+    if picture := _draw(combinations, sweep, parent):
+        print(f"Picture:     {picture}")
     best = run_notes.read(Path(rows[0]["run"])).get("best")
     if best:
         command = shlex.join(["vae", "test", "--ckpt_path", str(Path(rows[0]["run"], best))])
         print(f"Best:        {command}")
+
+
+def _draw(combinations: Sequence[Combination], sweep: Sweep, parent: Path) -> Path | None:
+    """Draw and write the rate-distortion plane, None if fewer than two trainings have an ELBO."""
+    measured = []
+    for combination in combinations:
+        result = combination.result()
+        if result and (found := _last_rate(combination, Path(result["run"]))):
+            measured.append(found)
+    if len(measured) < 2:
+        return None
+    path = parent / f"{rate_distortion.NAME}.png"
+    figure = rate_distortion.figure(
+        measured, title=sweep.name, note="last validation of each training"
+    )
+    figure.savefig(path)
+    _write_table(path.with_suffix(".csv"), [found.row() for found in measured])
+    return path
+
+
+def _last_rate(combination: Combination, run: Path) -> rate_distortion.Measured | None:
+    """Return the rate and the distortion of a training, which may have been moved."""
+    run = run if run.is_dir() else combination.folder / run.name
+    return rate_distortion.of_log(run, combination.folder.name, combination.parameters)
+
+
+def _write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    atomic_write_text(path, text.getvalue())
 
 
 def _rows(combinations: Sequence[Combination], sweep: Sweep) -> list[dict[str, Any]]:

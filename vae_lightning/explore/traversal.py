@@ -121,9 +121,11 @@ def dimension_use(model: GenerativeModel, x: Tensor, label: Labels = None) -> tu
         label: Their classes, for conditional models.
 
     Returns:
-        The mean KL of each dimension in nats, or the variance of the latents for models without a
-        closed form, (L,), and which of the two it is.
+        The mean KL of each dimension in nats, or the variance of the latents where it has no closed
+        form or is one of variables with several dimensions, (L,), and which of the two it is.
     """
     if model.has(Capability.KL_PER_DIMENSION):
-        return model.latent_kl(x, label).mean(0).cpu(), "KL"
+        kl = model.latent_kl(x, label).mean(0).cpu()
+        if len(kl) == model.latent_size:
+            return kl, "KL"
     return model.latent_vectors(x, label).var(0, correction=0).cpu(), "variance"

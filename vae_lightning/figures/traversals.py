@@ -60,7 +60,7 @@ class Traversals(Figure):
         class_names: Sequence[str] | None,
     ) -> matplotlib.figure.Figure:
         """See `Figure.draw`."""
-        label = model.used_labels(label)
+        label = model.labels_for(x, label)
         use, unit = dimension_use(model, x, label)
         dimensions = use.argsort(descending=True)[: self.rows].tolist()
         image = min(self.image, len(x) - 1)

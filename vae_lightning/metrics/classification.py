@@ -1,10 +1,13 @@
 """Classification by likelihood."""
 
+from typing import Any
+
 import torch
 
 from vae_lightning.batch import Batch
 from vae_lightning.metrics.base import Metric, check_positive
 from vae_lightning.models.capabilities import Capability
+from vae_lightning.models.inference import GenerativeModel
 from vae_lightning.results import Mean, Result
 from vae_lightning.training.module import LitVAE
 
@@ -29,6 +32,10 @@ class Classification(Metric):
         super().__init__()
         check_positive(self, num_samples=num_samples)
         self.num_samples = num_samples
+
+    def applies_to(self, model: GenerativeModel, data: Any) -> bool:
+        """Return whether log p(x|y) is known, and the model has no classifier of its own."""
+        return super().applies_to(model, data) and not model.has(Capability.CLASSIFIER)
 
     def start(self, module: LitVAE) -> None:
         """See `Metric.start`."""

@@ -74,7 +74,7 @@ class FrechetDistance(Metric):
     def update(self, module: LitVAE, batch: Batch) -> None:
         """See `Metric.update`."""
         self._add(batch.x, (self.distance, self.floor), real=True)
-        y = batch.y.cpu() if module.model.conditional and batch.y is not None else None
+        y = batch.y.cpu() if module.model.needs_labels and batch.y is not None else None
         classes = torch.zeros(len(batch.x), dtype=torch.int64) if y is None else y
         self.counts += classes.bincount(minlength=len(self.counts))
 

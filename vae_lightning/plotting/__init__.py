@@ -37,9 +37,11 @@ from vae_lightning.plotting.images import (
 )
 from vae_lightning.plotting.latents import latent_scatter
 from vae_lightning.plotting.layout import to_array
+from vae_lightning.plotting.rate_distortion import RatePoint, rate_distortion
 from vae_lightning.plotting.scales import pictures
 
 __all__ = [
+    "RatePoint",
     "class_grid",
     "code_gallery",
     "code_maps",
@@ -52,6 +54,7 @@ __all__ = [
     "manifold",
     "pictures",
     "principal_components",
+    "rate_distortion",
     "reconstructions",
     "to_array",
     "traversals",

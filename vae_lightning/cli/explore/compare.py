@@ -58,8 +58,8 @@ def run(options: argparse.Namespace) -> None:
     if options.classifier is not None and outputs.file is not None:
         raise UserError(f"--out {outputs.file}: with --classifier, give a folder")
     for other in others:
-        _check_data(first, other, options.split)
-    names = _names(models)
+        check_data(first, other, options.split)
+    names = names_of(models)
     checked = None if options.classifier is None else check(models, names, options)
     values = [_scores(trained, options) for trained in models]
     for name, found in zip(names, values, strict=True):
@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> None:
     rows: list[dict[str, Any]] = []
     notes = []
     for name, other, found in zip(names[1:], others, values[1:], strict=True):
-        kinds = _kind(first), _kind(other)
+        kinds = kind_of(first), kind_of(other)
         for key in _SCORES:
             if key not in found or key not in values[0]:
                 continue
@@ -80,8 +80,9 @@ def run(options: argparse.Namespace) -> None:
             mean, error = difference.mean().item(), _standard_error(difference)
             rows.append({"model": name, "score": key, "difference": mean, "standard_error": error})
     print(f"\nDifferences from {names[0]} on {len(next(iter(values[0].values())))} images:")
+    units = dict.fromkeys(_NATS, first.model.bound_unit) | {"squared_error": "per pixel"}
     for row in rows:
-        unit = "nats per image" if row["score"] in _NATS else "per pixel"
+        unit = units[row["score"]]
         print(
             f"  {row['model']:<24} {row['score']:<24} {row['difference']:+.4f} "
             f"± {row['standard_error']:.4f} {unit}"
@@ -92,12 +93,11 @@ def run(options: argparse.Namespace) -> None:
     for key in _SCORES:
         chosen = [row for row in rows if row["score"] == key]
         if chosen:
-            unit = "nats per image" if key in _NATS else "per pixel"
             figure = plotting.differences(
                 [row["model"] for row in chosen],
                 [row["difference"] for row in chosen],
                 [row["standard_error"] for row in chosen],
-                x_label=f"{unit}, with two standard errors; less is better",
+                x_label=f"{units[key]}, with two standard errors; less is better",
                 title=f"{key}: difference from {names[0]}",
             )
             outputs.figure(key, figure)
@@ -127,7 +127,7 @@ def _scores(trained: Trained, options: argparse.Namespace) -> dict[str, Tensor]:
     return {key: torch.cat(values) for key, values in parts.items()}
 
 
-def _check_data(first: Trained, other: Trained, split: str) -> None:
+def check_data(first: Trained, other: Trained, split: str) -> None:
     """Check that two models can be measured on the same images.
 
     Raises:
@@ -155,23 +155,25 @@ def _check_data(first: Trained, other: Trained, split: str) -> None:
         )
 
 
-def _kind(trained: Trained) -> str:
+def kind_of(trained: Trained) -> str:
     """Return what log p(x) is of a model, in words: only equal kinds are comparable."""
     model = trained.model
-    if model.likelihood.binary:
-        kind = (
-            "a probability of binary images"
-            if trained.is_binary
-            else "a cross-entropy of gray images"
-        )
+    likelihood = model.likelihood
+    if not likelihood.normalized:
+        arguments = (model.settings.get("likelihood") or {}).get("init_args", {})
+        given = ", ".join(f"{name}={value}" for name, value in arguments.items())
+        kind = f"a {likelihood.loss_name} by {type(likelihood).__name__}({given})"
+    elif not model.is_normalized(trained.is_binary):
+        kind = f"a {likelihood.loss_name} of gray images"
+    elif likelihood.num_values is None:
+        kind = "a density of images"
     else:
-        kind = f"a density of images under {type(model.likelihood).__name__}"
-        if type(model.likelihood).__name__ in ("Gaussian", "ContinuousBernoulli"):
-            kind = "a density of images"
-    return f"{kind}, given the class" if model.conditional else kind
+        values = "binary images" if likelihood.binary else f"{likelihood.num_values} values"
+        kind = f"a probability of {values}"
+    return f"{kind}, given the class" if model.needs_labels else kind
 
 
-def _names(models: list[Trained]) -> list[str]:
+def names_of(models: list[Trained]) -> list[str]:
     """Return short names of the models: those of their runs, where these differ."""
     folders = [folder_of(trained.held) for trained in models]
     short_names = [folder.parent.name for folder in folders]

@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> None:
         note = f"Note: the page shows samples, because there are no images ({error})"
     else:
         part = items.joined(list(given.parts(options.batch_size, "read", given.some(n))))
-        chosen = items.labels_of(part, label, trained)
+        chosen = items.labels_of(part, label, trained, decodes=True)
         x, y = part.x, part.y if chosen is None else torch.as_tensor(chosen).expand(len(part.x))
         names = [given.name(i) for i in part.positions.tolist()]
         what = f"images of {given.what}"

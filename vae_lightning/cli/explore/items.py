@@ -383,8 +383,17 @@ def _folder(path: Path, trained: Trained) -> Files:
     return found
 
 
-def labels_of(part: Part, label: int | None, trained: Trained) -> Tensor | int | None:
+def labels_of(
+    part: Part, label: int | None, trained: Trained, decodes: bool = False
+) -> Tensor | int | None:
     """Return the classes with which to condition the model on items, None for other models.
+
+    Args:
+        part: The items.
+        label: The class of all of them, if it was given.
+        trained: The model.
+        decodes: Whether latents of the items are decoded, for which classes must be inferred by a
+            model that can.
 
     Raises:
         UserError: If a class is needed and not known.
@@ -393,6 +402,8 @@ def labels_of(part: Part, label: int | None, trained: Trained) -> Tensor | int |
         return None
     if label is not None:
         return label
+    if not trained.model.needs_labels:
+        return trained.model.labels_for(part.x, part.y) if decodes else None
     if part.y is None or part.y.lt(0).any():
         raise UserError(
             f"this {type(trained.model).__name__} is conditional, and the class of these images is "

@@ -34,7 +34,7 @@ class Outputs:
 
     Args:
         options: The options of the command, with ``out`` and ``overwrite``.
-        held: The checkpoint, whose run gets a new folder by default.
+        held: The checkpoint, whose run gets a new folder by default, or the folder that gets one.
         command: Name of the command.
         suffixes: Suffixes of the files that ``--out`` may name.
 
@@ -45,7 +45,7 @@ class Outputs:
     def __init__(
         self,
         options: argparse.Namespace,
-        held: Checkpoint,
+        held: Checkpoint | Path,
         command: str,
         suffixes: Sequence[str],
     ) -> None:
@@ -53,7 +53,7 @@ class Outputs:
         self.overwrites = options.overwrite
         self.written: list[Path] = []
         if options.out is None:
-            parent = folder_of(held)
+            parent = held if isinstance(held, Path) else folder_of(held)
             names = itertools.chain([command], (f"{command}_{n}" for n in itertools.count(1)))
             self.folder = next(parent / name for name in names if not (parent / name).exists())
             return

@@ -11,7 +11,6 @@ from vae_lightning import explore, plotting
 from vae_lightning.cli.explore import items
 from vae_lightning.cli.explore.options import Parser, Trained, positive
 from vae_lightning.cli.explore.outputs import Outputs
-from vae_lightning.distributions.likelihoods import DiscretizedLogistic
 from vae_lightning.errors import UserError
 
 _SHOWN = 10
@@ -57,8 +56,14 @@ def run(options: argparse.Namespace) -> None:
         name for name in ("negative_log_likelihood", "squared_error") if name in scores
     )
     note = ""
-    if options.complexity and not isinstance(trained.model.likelihood, DiscretizedLogistic):
-        name = type(trained.model.likelihood).__name__
+    likelihood = trained.model.likelihood
+    name = type(likelihood).__name__
+    if not trained.model.is_normalized(trained.is_binary):
+        print(
+            f"Note: reconstruction and negative_elbo are those of a {likelihood.loss_name} "
+            f"({name}), not of a log-likelihood"
+        )
+    if options.complexity and likelihood.num_values != 256:
         print(
             "Note: the length of a PNG file is comparable with likelihoods of 8-bit pixels "
             f"(DiscretizedLogistic), not with a {name}"

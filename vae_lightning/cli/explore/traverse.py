@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> None:
     else:
         given = items.choose(options, trained)
         part = given.one(options.index)
-        chosen = items.labels_of(part, label, trained)
+        chosen = items.labels_of(part, label, trained, decodes=True)
         label = int(chosen[0]) if isinstance(chosen, torch.Tensor) else chosen
         z, what, original = (
             model.latent_vectors(part.x, label)[0],

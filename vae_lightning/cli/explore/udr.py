@@ -1,0 +1,128 @@
+"""``vae udr``: whether several trainings find the same latents."""
+
+import argparse
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vae_lightning import explore
+from vae_lightning.cli.explore import items
+from vae_lightning.cli.explore.compare import check_data, names_of
+from vae_lightning.cli.explore.finished_runs import FinishedRun, find, folder_of_all
+from vae_lightning.cli.explore.options import Parser, Trained, positive
+from vae_lightning.cli.explore.outputs import Outputs
+from vae_lightning.cli.rate_distortion import is_seed
+from vae_lightning.cli.sweep_file import value_text
+from vae_lightning.errors import UserError
+from vae_lightning.models.capabilities import Capability
+
+_INFORMATIVE = 0.01
+"""KL in nats above which a latent is informative; without one, variance of the posterior mean."""
+
+
+def parser() -> Parser:
+    """Return the parser of the command."""
+    made = Parser(
+        "udr",
+        "Score models by unsupervised disentanglement ranking (Duan et al., 2020): whether\n"
+        "trainings with other seeds find the same latents. Of a sweep, those models are\n"
+        "compared that differ in nothing but the seed.",
+        "vae udr runs/beta_vae_sweep",
+        several=True,
+    )
+    made.add_argument("--split", choices=items.SPLITS, default="test", help="(test)")
+    made.add_argument("--root", metavar="FOLDER", help="where the data are now")
+    made.add_argument("--n", type=positive, default=10_000, help="number of images (10000)")
+    made.add_argument(
+        "--similarity",
+        choices=["spearman", "lasso"],
+        default="spearman",
+        help="of two latents: rank correlation, or weight in a sparse regression (spearman)",
+    )
+    return made
+
+
+def run(options: argparse.Namespace) -> None:
+    """Score the models, and write tables."""
+    runs = find(options.checkpoints)
+    groups = _groups(runs)
+    outputs = Outputs(options, _parent(runs, options), "udr", (".csv",))
+    rows: list[dict[str, Any]] = []
+    pairs: list[dict[str, Any]] = []
+    first: Trained | None = None
+    for setting, members in groups:
+        models = [Trained.load(options, str(member.checkpoint)) for member in members]
+        first = first or models[0]
+        for trained in models:
+            trained.model.require(Capability.CONTINUOUS_LATENT)
+            check_data(first, trained, options.split)
+        names = [member.name for member in members]
+        if not all(names):
+            names = names_of(models)
+        latents, informative = zip(*(_latents(model, options) for model in models), strict=True)
+        scores, of_pairs = explore.udr(latents, informative, options.similarity)
+        for name, mask, score in zip(names, informative, scores.tolist(), strict=True):
+            row = {"model": name, **setting, "informative": int(mask.sum()), "udr": score}
+            rows.append(row)
+        pairs += [
+            {"model": names[j], "other": names[i], "udr": of_pairs[i, j].item()}
+            for j in range(len(names))
+            for i in range(len(names))
+            if i != j
+        ]
+        _print(setting, rows[-len(names) :])
+    outputs.table("udr", sorted(rows, key=lambda row: -row["udr"]))
+    if outputs.file is None:
+        outputs.table("pairs", pairs)
+    outputs.report()
+
+
+def _parent(runs: list[FinishedRun], options: argparse.Namespace) -> Any:
+    """Return the sweep's folder, else the first checkpoint, whose run gets the results."""
+    return folder_of_all(runs) or Trained.load(options, str(runs[0].checkpoint)).held
+
+
+def _groups(runs: list[FinishedRun]) -> list[tuple[dict[str, Any], list[FinishedRun]]]:
+    """Return the runs to be compared with each other, with the settings that they share.
+
+    Raises:
+        UserError: If there are no two of the same settings.
+    """
+    groups: dict[str, tuple[dict[str, Any], list[FinishedRun]]] = {}
+    for run in runs:
+        setting = {k: v for k, v in run.parameters.items() if not is_seed(k)}
+        groups.setdefault(repr((run.folder, setting)), (setting, []))[1].append(run)
+    kept = [group for group in groups.values() if len(group[1]) > 1]
+    if not kept:
+        raise UserError(
+            "UDR compares at least two trainings with the same settings and other seeds: give "
+            "their checkpoints, or a sweep over seed_everything"
+        )
+    return kept
+
+
+def _latents(trained: Trained, options: argparse.Namespace) -> tuple[Tensor, Tensor]:
+    """Return the posterior means of the images, (N, L), and which latents are informative."""
+    model = trained.model
+    given = items.RunData(options.split, trained, options.root)
+    means, kl = [], torch.zeros(0)
+    for part in given.parts(options.batch_size, "udr", given.some(options.n)):
+        label = items.labels_of(part, None, trained)
+        x = part.x.to(model.device)
+        means.append(model.latent_vectors(x, label).float().cpu())
+        if model.has(Capability.KL_PER_DIMENSION):
+            here = model.latent_kl(x, label).double().sum(0).cpu()
+            kl = here if not len(kl) else kl + here
+    z = torch.cat(means)
+    measured = kl / len(z) if len(kl) else z.double().var(0)
+    return z, measured > _INFORMATIVE
+
+
+def _print(setting: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    if setting:
+        print(", ".join(f"{name} {value_text(value)}" for name, value in setting.items()))
+    for row in sorted(rows, key=lambda row: -row["udr"]):
+        print(f"  {row['model']:<40} {row['udr']:.3f}   {row['informative']} informative latents")
+    mean = sum(row["udr"] for row in rows) / len(rows)
+    print(f"  {'mean':<40} {mean:.3f}   {len(rows)} models", flush=True)
