@@ -279,6 +279,12 @@ def test_what_the_data_say_of_themselves():
     assert len(joined.datasets["train"]) == 400
 
 
+def test_labels_are_hidden_in_training_only():
+    images = data(predict_split="train")
+    images.setup("predict")
+    assert next(iter(images.predict_dataloader())).y.ge(0).all()
+
+
 def test_models_that_need_all_labels_refuse(tmp_path):
     cvae = LitVAE(CVAE(num_classes=10))
     with pytest.raises(ValueError, match="CVAE needs the class of every image"):

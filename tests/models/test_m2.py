@@ -237,3 +237,47 @@ def test_few_labels_are_refused_by_models_that_cannot_use_them(model):
         CVAE(image_shape=SHAPE, num_classes=3).check_labels(100)
     with pytest.raises(ValueError, match="has no effect on VAE"):
         VAE(image_shape=SHAPE).check_labels(100)
+
+
+def share_of(rank, size, address, folder):
+    """Save loss and gradients of this process's share of a batch with a few labels."""
+    torch.set_num_threads(1)
+    if size > 1:
+        torch.distributed.init_process_group(
+            "gloo", f"file://{address}", rank=rank, world_size=size
+        )
+    torch.manual_seed(1)
+    x, own = torch.rand(6, *SHAPE).round().double(), slice(rank, None, size)
+    model = build(num_labeled=20, num_train=1000, alpha=0.7)
+
+    class Loss(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, x, label, index):
+            condition = model.encode_labels(label, len(x), validate=False)
+            return model.objective(model.terms(x, condition, Noise(index, "test"))).mean()
+
+    wrapped = Loss()
+    if size > 1:
+        wrapped = torch.nn.parallel.DistributedDataParallel(wrapped)
+    loss = wrapped(x[own], LABEL[own], torch.arange(6)[own])
+    loss.backward()
+    gradients = {name: p.grad for name, p in model.named_parameters()}
+    torch.save({"loss": loss.detach(), **gradients}, f"{folder}/{size}-{rank}.pt")
+    if size > 1:
+        torch.distributed.destroy_process_group()
+
+
+def test_two_processes_do_what_one_does_with_the_joined_batch(tmp_path):
+    """Though the first one has one labeled image, and the second has two."""
+    share_of(0, 1, None, tmp_path)
+    torch.multiprocessing.spawn(share_of, (2, tmp_path / "rendezvous", tmp_path), nprocs=2)
+    one, *both = (
+        torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("1-0", "2-0", "2-1")
+    )
+    close((both[0].pop("loss") + both[1].pop("loss")) / 2, one.pop("loss"))
+    for name, gradient in one.items():
+        assert both[0][name].equal(both[1][name])
+        close(both[0][name], gradient, rtol=1e-4)

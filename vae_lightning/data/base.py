@@ -153,7 +153,8 @@ class ImageData(ImageSource, pl.LightningDataModule):
                 dataset = self.load_all() if split == "all" else self.load(split)
                 if split == "train" and self.train_on_val:
                     dataset = Joined(dataset, self.load("val"))
-                if split == "train" and self.num_labels is not None:
+                # Only in training: what is measured on these images may see all labels.
+                if split == "train" and stage == "fit" and self.num_labels is not None:
                     dataset = self._with_few_labels(dataset, self.num_labels)
                 if not len(dataset):  # type: ignore[arg-type]
                     raise UserError(f"the {split} split of {type(self).__name__} has no images")
