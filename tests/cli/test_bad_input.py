@@ -517,7 +517,7 @@ OPTIONS = [
     ("fit", ["--model=os.abort"], 2, ["os.abort is not a class that this option takes"]),
     ("fit", ["--model.likelihood=os.abort"], 2, ["os.abort is not a class that this option"]),
     ("fit", ["--model.latentdim=3"], 2, ["VAE has no option 'latentdim'", "'latent_dim'"]),
-    ("fit", ["--model.beta=4"], 2, ["VAE has no option 'beta'", "BetaVAE ha"]),
+    ("fit", ["--model.beta=4"], 2, ["VAE has no option 'beta'", "BetaVAE, ", " have one"]),
     ("fit", ["--model.compile=true"], 2, ["no option 'compile'", "'training.compile'"]),
     ("fit", ["--model.encoder", "MLPEncodr"], 2, ["model.encoder", "'MLPEncoder'"]),
     ("fit", ["--model.encoder=Encoder"], 1, ["Encoder is abstract", "ConvEncoder"]),

@@ -322,7 +322,8 @@ def test_the_best_of_a_sweep_is_quoted(tmp_path, capsys):
     run_notes.add(folder, best="checkpoints/epoch=1.ckpt")
     sweep = SimpleNamespace(metric="val/loss", maximize=False, parameters={"lr": [1]})
     result = {"parameters": {"lr": 1}, "val/loss": 1.0, "run": str(folder)}
-    _compare([SimpleNamespace(result=lambda: result)], sweep, tmp_path)
+    combination = SimpleNamespace(result=lambda: result, folder=folder.parent, parameters={"lr": 1})
+    _compare([combination], sweep, tmp_path)
     command = f"Best:        vae test --ckpt_path '{folder / 'checkpoints' / 'epoch=1.ckpt'}'\n"
     assert capsys.readouterr().out.endswith(command)
 

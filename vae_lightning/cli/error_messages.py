@@ -3,7 +3,7 @@
 import inspect
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -127,14 +127,19 @@ def _unknown_argument(match: Match, complaint: Complaint) -> str:
     ]
     # A class of the same kind that has the option, or else one of its parts.
     others = _having(match[1], same_kind) or _having(match[1], PROJECT_BASES)
-    verb = "has" if len(others) == 1 else "have"
-    hint = f"; {' and '.join(sorted(others))} {verb} one" if others else ""
+    hint = f"; {_listed(sorted(others))} one" if others else ""
     same = [name for name in complaint.options if name.rpartition(".")[2] == match[1]]
     if same and not others:
         hint = f"; did you mean '{same[0]}'?"
     elif not others:
         hint = nearest(match[1], sorted({n for path in owners for n in _arguments_of(path)}))
     return f"{complaint.key}: {owner} has no option '{match[1]}'{hint}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return names with their verb: ``"A has"``, ``"A, B and C have"``."""
+    *first, last = names
+    return f"{', '.join(first)} and {last} have" if first else f"{last} has"
 
 
 def _having(option: str, bases: Iterable[type]) -> set[str]:
