@@ -21,6 +21,15 @@ from vae_lightning.data.base import Images, InMemory
 torch.set_num_threads(1)
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are selected by their marks
+def pytest_collection_modifyitems(items):
+    """Mark tests as slow, but those of the parameters that ``slow_except`` names."""
+    for item in items:
+        marker = item.get_closest_marker("slow_except")
+        if marker is not None and not {*marker.args} & {*item.callspec.id.split("-")}:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache_folder(tmp_path_factory):
     """Tests share drawn digits, and leave the user's own cache alone."""

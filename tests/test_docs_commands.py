@@ -100,6 +100,7 @@ def make_files(path):
         Image.fromarray(pixels).save(path / f"{i}.png")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_commands_run(name, folder, monkeypatch):
     variables, source, lines = {}, "", 0

@@ -28,6 +28,7 @@ def test_there_are_five():
     assert [path.name[0] for path in NOTEBOOKS] == list("12345")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 @pytest.mark.filterwarnings("default")  # those of Jupyter's own packages
 def test_runs_and_shows_what_is_stored(path, execute):

@@ -676,6 +676,7 @@ def names(table):
     return [row[0] for row in table]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "args", "damage", "part"), DATA, ids=names(DATA))
 def test_data(name, args, damage, part, folder, capsys):
     if damage:
@@ -686,6 +687,7 @@ def test_data(name, args, damage, part, folder, capsys):
     assert len(message) < 400
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "args", "damage", "part"), CHECKPOINTS, ids=names(CHECKPOINTS))
 def test_checkpoints(name, args, damage, part, folder, capsys):
     if damage:
@@ -755,6 +757,7 @@ def test_files_in_the_way_stay(args, file, folder, capsys):
     assert file in message
 
 
+@pytest.mark.slow
 def test_wandb_without_an_account_says_so_and_does_not_ask(folder):
     """In a process of its own: W&B reads its settings once."""
     own = {"HOME": str(folder.parent), "NETRC": str(folder / "absent")}
@@ -899,6 +902,7 @@ def test_settings_of_a_model_call_nothing(argument, name, folder, trap, capsys):
         vae_lightning.load(CKPT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["optimizer", "critic_optimizer", "lr_scheduler", "data"])
 @pytest.mark.parametrize("name", TRAPS)
 def test_descriptions_call_nothing(part, name, folder, trap, capsys):
@@ -965,6 +969,7 @@ STEP = "--lr_scheduler=torch.optim.lr_scheduler.StepLR"
 ONE_CYCLE = ["--lr_scheduler=OneCycleLR", "--lr_scheduler.max_lr=0.01"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "part"),
     [
@@ -994,6 +999,7 @@ def test_what_would_fail_after_an_epoch(options, part, folder, capsys):
     assert len(message) < 400
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -1030,6 +1036,7 @@ def test_hyperparameters_of_lightning_are_not_used(folder, trap):
     assert vae_lightning.load(CKPT).latent_dim == 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "names"),
     [

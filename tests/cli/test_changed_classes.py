@@ -127,6 +127,10 @@ def test_everything_that_can_be_chosen_is_here():
     assert issubclass(find_imported(CALLBACKS[-1]), Checkpoint)
 
 
+@pytest.mark.slow_except(
+    *("BetaVAE", "VQVAE", "VampPrior", "MLPEncoder", "LinearWarmup", "Gaussian"),
+    *("AdamW", "StepLR", "EarlyStopping", "WandbLogger"),
+)
 @pytest.mark.parametrize(
     ("option", "before", "after"),
     PAIRS,

@@ -200,6 +200,7 @@ def test_a_changed_learning_rate_counts_on_resume(run, folder, capsys):
 MLP = ["--model.encoder=MLPEncoder", "--model.decoder=MLPDecoder"]
 
 
+@pytest.mark.slow
 def test_the_critic_has_an_optimizer_of_its_own(folder):
     """Like the model's, but for what is given; changes reach the one that they name."""
     rates = ["--optimizer=AdamW", "--optimizer.lr=0.002", "--critic_optimizer.lr=0.001"]
@@ -228,6 +229,7 @@ def test_a_critic_optimizer_needs_a_critic(folder, capsys):
     assert not (folder / "runs").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -267,6 +269,7 @@ def test_weights_alone_cannot_be_resumed(folder, capsys):
     main(["test", "--ckpt_path", last, *QUICK])
 
 
+@pytest.mark.slow
 def test_repeating_a_run_leaves_its_tracker_files_alone(folder):
     main(["fit", *TINY, *SMALL_NETS, "--trainer.logger=TensorBoardLogger"])
     runs = folder / "runs" / "vae"
@@ -285,6 +288,7 @@ def test_predictions_never_replace_other_files(run, folder, capsys):
     assert theirs.read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_interrupt(folder):
     """Ctrl-C ends with the exit code of an interrupted command, and says how to go on."""
     args = [*TINY, *SMALL_NETS, "--trainer.max_epochs=100000"]
@@ -411,6 +415,7 @@ def test_resume_goes_on_with_the_settings_of_the_run(run, folder):
     assert config["data"]["init_args"]["train_size"] == 160
 
 
+@pytest.mark.slow
 def test_figures_can_be_tuned_and_switched_off(folder):
     main(["fit", *TINY, *SMALL_NETS, "--figures.samples.n=4", "--figures.latents=null",
           "--figures.traversals=null", "--figures.reconstructions.every_n_epochs=2",
@@ -423,6 +428,7 @@ def test_figures_can_be_tuned_and_switched_off(folder):
     assert [path.stem for path in (figures / "samples").iterdir()] == ["epoch=002"]
 
 
+@pytest.mark.slow
 def test_trackers_get_metrics_config_and_the_same_pictures(folder):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -105,6 +105,7 @@ WITHOUT = {
 }
 
 
+@pytest.mark.slow_except("vae")
 @pytest.mark.parametrize(
     "command", sorted(EXPLORE.keys() - {*SEVERAL, "explore", "export", *FIRST})
 )
@@ -138,6 +139,7 @@ def test_help_is_short_and_has_an_example(command, capsys):
     assert max(map(len, lines)) <= 110
 
 
+@pytest.mark.slow
 def test_no_lightning_is_imported(trained, folder):
     photo = str(trained / "photos/red/00.png")
     commands = [
@@ -621,6 +623,7 @@ def test_wrong_figures(trained, folder, capsys):
 # The page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_a_page_for_every_model(trained, folder, name, capsys):
     main(["explore", *ckpt(trained, name), "--n=10", "--out=a.html"])

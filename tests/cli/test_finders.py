@@ -28,6 +28,7 @@ def run_of(folder, name):
     return run, config, held["state_dict"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["VAE", "FactorVAE"])
 def test_the_training_is_the_one_with_the_rate_that_was_found(model, folder, capsys):
     given = [*FIT, f"--model={model}"]
@@ -46,6 +47,7 @@ def test_the_training_is_the_one_with_the_rate_that_was_found(model, folder, cap
     assert [row.partition(",")[0] for row in rows] == ["epoch", "0", "1", "2"]
 
 
+@pytest.mark.slow
 def test_a_batch_size_is_found(folder, capsys):
     callback = ["--trainer.callbacks+=BatchSizeFinder", "--trainer.callbacks.max_trials=3"]
     main([*FIT, "--name=found", *callback])
@@ -56,6 +58,7 @@ def test_a_batch_size_is_found(folder, capsys):
     assert "Note: with this batch size an epoch has 16 updates, fewer than 50" in out
 
 
+@pytest.mark.slow
 def test_both_are_found_and_a_batch_is_not_larger_than_the_data(folder):
     callbacks = ["--trainer.callbacks+=LearningRateFinder", *SHORT]
     main([*FIT, "--name=found", *callbacks, "--trainer.callbacks+=BatchSizeFinder"])

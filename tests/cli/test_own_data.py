@@ -105,6 +105,7 @@ def test_every_image_of_a_folder_that_was_named_is_predicted(folder, photos, cap
     assert not (photos / "predictions_3").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("option", "steps"), [("1", 1), ("1.0", 7), ("3", 3), ("0.5", 3)], ids=lambda value: str(value)
 )

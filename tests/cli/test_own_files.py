@@ -36,6 +36,7 @@ def stack(folder):
     return x
 
 
+@pytest.mark.slow
 def test_everything_comes_back_in_the_units_of_the_data(stack, folder, capsys):
     fit("--data=Arrays", "--data.root=stack.npy", "--trainer.max_epochs=30")
     out = capsys.readouterr().out
@@ -62,6 +63,7 @@ def test_everything_comes_back_in_the_units_of_the_data(stack, folder, capsys):
     )
 
 
+@pytest.mark.slow
 def test_a_trained_model_refuses_other_data(stack, folder, capsys):
     fit("--data=Arrays", "--data.root=stack.npy", "--trainer.max_epochs=1")
     np.save("few.npy", stack[:1])
@@ -94,6 +96,7 @@ def test_a_trained_model_scales_other_data_as_its_own(stack, folder):
     assert model.record.from_items(stack // 2).max() < 0.52
 
 
+@pytest.mark.slow
 def test_a_training_continues_on_the_same_data_only(stack, folder, capsys):
     fit("--data=Arrays", "--data.root=stack.npy", "--trainer.max_epochs=1")
     last = "--ckpt_path=runs/own/version_0/checkpoints/last.ckpt"
@@ -107,6 +110,7 @@ def test_a_training_continues_on_the_same_data_only(stack, folder, capsys):
     assert "not those that this training began with" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_signals_that_are_standardized(folder, capsys):
     t = np.linspace(0, 6, 50)
     x = 5 + np.sin(t + np.random.default_rng(0).uniform(0, 6, (200, 1)))
@@ -126,6 +130,7 @@ def test_signals_that_are_standardized(folder, capsys):
     main(["interpolate", CKPT, "signals.npy", "--index", "0", "1", "--out=between.npz"])
 
 
+@pytest.mark.slow
 def test_a_table_has_its_own_default(folder, capsys):
     r = np.random.default_rng(0)
     with Path("sensors.csv").open("w", newline="") as file:
@@ -164,6 +169,7 @@ def test_a_table_has_its_own_default(folder, capsys):
     assert np.abs(made[:, 1] - 3 * original[:, 0]).mean() < 30
 
 
+@pytest.mark.slow
 def test_the_number_of_epochs_follows_from_the_size(folder, capsys):
     np.save("x.npy", np.random.default_rng(0).normal(size=(2000, 4)))
     fit("--data=Arrays", "--data.root=x.npy", "--trainer.max_steps=2")
@@ -235,6 +241,7 @@ def test_a_file_as_data_is_pointed_to_its_option(folder, capsys):
     assert "give --data Table --data.root sensors.csv" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_best_epoch_is_pointed_out(folder, capsys):
     """A few training items are learned by heart."""
     np.save("x.npy", np.random.default_rng(0).normal(size=(30, 20)))

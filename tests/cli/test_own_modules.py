@@ -37,6 +37,7 @@ def vae(*args):
     return done.returncode, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not VAE.exists(), reason="the command is not installed beside Python")
 def test_they_are_found_and_have_to_be_imported_for_a_checkpoint(folder):
     # A module of the folder must not take the place of an installed one.

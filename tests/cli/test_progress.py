@@ -8,6 +8,8 @@ import sys
 import termios
 from fcntl import ioctl
 
+import pytest
+
 from vae_lightning.__main__ import main
 from vae_lightning.cli import progress
 
@@ -50,6 +52,7 @@ def test_a_resumed_training_knows_what_was_best(tmp_path, monkeypatch, capsys):
     assert f"best {min(best, key=float)}" in line
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_a_bar_of_batches_at_once(tmp_path):
     pid, terminal = pty.fork()
     if pid == 0:

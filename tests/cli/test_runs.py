@@ -218,6 +218,7 @@ class Stops(pl.Callback):
         trainer.should_stop |= self.validation and pl_module.step == self.step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stop", "options"),
     [
@@ -355,6 +356,7 @@ def test_relative_paths_become_absolute(folder):
     assert config.trainer.profiler.init_args.dirpath == str(folder)
 
 
+@pytest.mark.slow
 def test_a_relative_folder_of_images_is_found_from_another_folder(folder, monkeypatch):
     for i in range(10):
         path = folder / "photos" / f"{i}.png"

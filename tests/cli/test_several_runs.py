@@ -93,6 +93,7 @@ def images():
     return raw.x / 255
 
 
+@pytest.mark.slow
 def test_a_sweep_draws_its_picture_at_the_end(swept, monkeypatch, capsys):
     monkeypatch.chdir(swept)
     main(["sweep", "betas.yaml", f"--output_dir={swept / 'runs'}", *EXTRA])

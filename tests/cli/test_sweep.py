@@ -62,6 +62,7 @@ def test_bundled_files_begin_with_their_command(path):
     main(["sweep", *shlex.split(command), "--list"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_bundled_files_run_under_wandbs_agent(path, folder):
     """The agent's own functions make the command; a tiny training follows it to the end."""
@@ -90,6 +91,7 @@ def test_bundled_files_run_under_wandbs_agent(path, folder):
     assert list((run / "wandb").glob("offline-run-*"))
 
 
+@pytest.mark.slow
 def test_trains_what_is_not_finished_and_goes_past_failures(folder, capsys):
     name = write(folder)
     error = failure(capsys, name, *TINY, "--jobs=2")

@@ -59,6 +59,7 @@ def failure(command, capsys):
     return message
 
 
+@pytest.mark.slow
 def test_the_checkpoint_needs_no_other_file(before, folder, capsys):
     path = folder / "prior.ckpt"
     path.write_bytes(best(before, "prior").read_bytes())
@@ -187,6 +188,7 @@ def test_an_autoencoder_is_needed(before, folder, capsys):
     assert "a CodePrior has no codes for a prior" in failure(command, capsys)
 
 
+@pytest.mark.slow
 def test_commands_that_use_it(before, folder, capsys):
     path = str(best(before, "prior"))
     for command in ("reconstruct", "encode", "score", "explore", "export"):

@@ -98,6 +98,7 @@ MODELS = {
 }
 
 
+@pytest.mark.slow
 def test_samples_of_codes_are_those_of_the_prior():
     prior = MODELS["vq prior"]().eval()
     data = data_in(page_of(prior, seed=3)[0])
@@ -171,6 +172,7 @@ def with_half_weights(network):
     return {**network, "weights": weights}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(NODE is None, reason="needs node")
 @pytest.mark.parametrize("name", MODELS)
 def test_networks_of_the_page_are_those_of_the_model(name, monkeypatch):

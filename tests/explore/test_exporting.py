@@ -102,6 +102,7 @@ def test_the_folder_is_read_back(name, tmp_path):
     assert held.record.step == held.global_step == 40
 
 
+@pytest.mark.slow_except("vae")
 @pytest.mark.parametrize("name", MODELS)
 def test_onnx_files_compute_what_the_model_does(name, tmp_path):
     model, _ = made(name)

@@ -68,6 +68,7 @@ def test_every_metric_and_figure_is_found():
     assert all(cls.name == name for name, cls in {**METRICS, **FIGURES}.items())
 
 
+@pytest.mark.slow_except("VAE", "CVAE", "FactorVAE", "VQVAE", "HierarchicalVAE")
 def test_metrics_apply_or_the_model_lacks_what_they_require(variant, classifier):
     """On data that have all that a metric may ask for: labels and factors."""
     model = build(variant, image_shape=(1, 28, 28), num_classes=10)
@@ -118,6 +119,7 @@ def shapes_of(variant):
             return
 
 
+@pytest.mark.slow_except("VAE", "CVAE", "FactorVAE", "VQVAE", "HierarchicalVAE")
 def test_figures_are_drawn_or_the_model_lacks_what_they_require(variant, batch):
     for model in shapes_of(variant):
         for name, cls in FIGURES.items():

@@ -135,6 +135,7 @@ def test_validation_and_training_weigh_alike(model, batch):
 # Prior and posterior: one pair of them, in the bound, in the likelihood and in sampling
 
 
+@pytest.mark.slow_except("VAE", "CVAE", "FactorVAE", "VQVAE", "HierarchicalVAE", "IWAE")
 @pytest.mark.parametrize("steps", [0, 60])
 def test_likelihood_is_not_below_the_bound(variant, batch, steps):
     """After some training, too: before, many posteriors are close to many priors."""
@@ -489,6 +490,7 @@ def test_trains_and_logs(model, blobs, tmp_path):
     }
 
 
+@pytest.mark.slow_except("VAE", "CVAE", "FactorVAE", "VQVAE", "HierarchicalVAE")
 def test_training_lowers_the_loss(model, batch, blobs, tmp_path):
     """On images that are easy, within a second."""
     if not terms_of(model, batch).reconstruction.requires_grad:
@@ -526,6 +528,7 @@ def test_evaluation_does_not_depend_on_the_batch_size(variant, batch, blobs, tmp
         assert other == pytest.approx(results[0], rel=1e-5)
 
 
+@pytest.mark.slow_except("VAE")
 @pytest.mark.filterwarnings("default")  # dynamo's own, while it traces
 def test_compiled_training_is_the_same(variant, blobs, tmp_path, monkeypatch):
     """Traced and differentiated as always, but without half a minute of generating code."""
@@ -614,6 +617,7 @@ def test_copies_are_models_of_their_own(model, batch, copied):
     assert not other.reconstruct(batch.x, label).equal(before)
 
 
+@pytest.mark.slow
 def test_checkpoints_are_used_without_lightning(tmp_path, blobs):
     """All in one process, because importing torch takes seconds."""
     uses = []

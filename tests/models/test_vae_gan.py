@@ -176,6 +176,7 @@ def test_the_critic_does_not_change_when_it_is_asked(model, x):
         assert value.equal(before[name])
 
 
+@pytest.mark.slow
 def test_it_learns_to_reconstruct_without_a_loss_of_pixels():
     torch.manual_seed(0)
     rows = torch.arange(8)

@@ -459,6 +459,7 @@ def test_bad_arguments(make, message):
         make()
 
 
+@pytest.mark.slow
 def test_a_linear_encoder_learns_with_every_kind():
     """Sixteen clusters are told apart: the error falls below that of a single code."""
     torch.manual_seed(0)

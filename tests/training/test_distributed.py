@@ -203,6 +203,7 @@ def rows(folder, name):
         return list(csv.DictReader(lines))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "strategy"),
     [(v, "ddp") for v in VARIANTS] + [(v, "fsdp") for v in SHARDED],
@@ -235,12 +236,14 @@ def test_trains_as_one_process_on_the_joined_batch(runs, variant, strategy):
                 assert not mine[key]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("variant", "strategy"), RESUMED)
 def test_resumes_as_if_uninterrupted(runs, variant, strategy):
     resumed, whole = (weights(runs, f"{variant}-{strategy}{part}") for part in ("-half", ""))
     torch.testing.assert_close(resumed, whole, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_files_are_written_once(runs):
     for name in ("vae-ddp", "vae-fsdp"):
         assert [path.name for path in (runs / name).iterdir()] == ["version_0"]
@@ -253,6 +256,7 @@ def test_files_are_written_once(runs):
         assert "devices: auto" in config  # what torchrun started is not part of the settings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vae-ddp", "vq_ema-ddp", "cvae-ddp", "vae-fsdp"])
 def test_test_counts_every_image_once(runs, name):
     """Disentanglement, too, which is measured by the first process on the images of all."""
@@ -273,6 +277,7 @@ def test_test_counts_every_image_once(runs, name):
                 assert by_two[part][key] == pytest.approx(value, rel=rel), key
 
 
+@pytest.mark.slow
 def test_buffers_that_are_measured_with_are_those_that_are_saved(runs):
     """The statistics of BatchNorm differ between processes while these train."""
     name = "batch_norm-ddp"
@@ -289,6 +294,7 @@ def test_buffers_that_are_measured_with_are_those_that_are_saved(runs):
     assert loss["test/metrics_1"] == pytest.approx(loss["test/metrics"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_predictions_are_complete_and_in_order(runs):
     folder = runs / "vae-ddp" / "version_0" / "predictions"
     by_two = {path.stem: np.load(path) for path in folder.glob("*.npy")}
@@ -307,6 +313,7 @@ def test_predictions_are_complete_and_in_order(runs):
 # Ways to start
 
 
+@pytest.mark.slow
 def test_started_by_lightning(tmp_path):
     options = ["--model=VAE", *CONV, *COMMON, "--trainer.max_epochs=1", "--name=run"]
     command = ["vae_lightning", "fit", *options, "--trainer.devices=2", DDP]
@@ -316,6 +323,7 @@ def test_started_by_lightning(tmp_path):
     assert out.count("Trained to epoch 1") == 1
 
 
+@pytest.mark.slow
 def test_two_nodes_share_a_folder(tmp_path):
     """Two torchruns with addresses of their own, as on two machines with one file system."""
     with socket.socket() as free:
@@ -346,6 +354,7 @@ def test_two_nodes_share_a_folder(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_an_error_in_one_process_ends_all(tmp_path):
     encoder = "--model.encoder=two_processes.FailingEncoder"
     options = ["--model=VAE", encoder, *DATA, *COMMON, "--trainer.devices=2", DDP]
@@ -421,6 +430,7 @@ def _learn(rank, size, address, folder):
         torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_codebooks_are_the_same_in_all_processes_and_as_in_one(tmp_path):
     """The start by k-means, moving averages and revived codes see the vectors of both."""
     _learn(0, 1, None, tmp_path)
@@ -469,6 +479,7 @@ def _learn_from_few(rank, size, address, folder):
         torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_fewer_vectors_than_codes_and_none_at_all(tmp_path):
     """No process waits for another, and the codebooks stay the same and finite."""
     _learn_from_few(0, 1, None, tmp_path)

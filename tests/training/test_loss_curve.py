@@ -49,6 +49,7 @@ def test_fused_and_several_steps_per_call(blobs, tmp_path):
     compare(VAE, partial(blobs, 70), tmp_path, 1e-4, **FASTER)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [VAE, partial(VQVAE, embedding_dim=8)], ids=["VAE", "VQVAE"])
 def test_several_steps_per_call_change_no_bit(make, blobs, tmp_path):
     compare(make, partial(blobs, 70), tmp_path, 0, steps_per_call=None)
@@ -63,6 +64,7 @@ def test_the_same_of_a_codebook(blobs, tmp_path):
     compare(vq_vae, partial(blobs, 70), tmp_path, 0.05, seed=5, **FASTER)
 
 
+@pytest.mark.slow
 # A warning of torch's own making, which is not shown outside of the tests.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
 @pytest.mark.skipif(not shutil.which("g++"), reason="compiling needs g++")

@@ -118,6 +118,7 @@ def assert_same(one, other, pictures=True):
     assert drawn[0] == drawn[1] or not pictures
 
 
+@pytest.mark.slow_except("VAE")
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("step", [9, 13])
 def test_a_stopped_training_ends_as_if_it_had_not_been(variant, step, folder, capsys):
@@ -153,6 +154,7 @@ def test_ctrl_c_saves_too(folder, capsys):
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+@pytest.mark.slow
 def test_killed_at_random_and_continued():
     script = Path(__file__).parents[1] / "benchmarks" / "soak.py"
     command = [sys.executable, script, "--kills", "4", "--variants", "BetaVAE"]
@@ -250,6 +252,7 @@ def test_what_was_best_is_remembered(run, folder):
     assert not (folder / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_training_from_an_older_checkpoint_is_another_run(run, folder):
     shutil.copy(last(run), run / "checkpoints" / "first.ckpt")
     main(["fit", "--ckpt_path", last(run), "--trainer.max_epochs=2"])
@@ -329,6 +332,7 @@ def test_rows_that_were_logged_after_the_checkpoint_are_logged_again(run):
     assert max(steps) == 13
 
 
+@pytest.mark.slow
 def test_the_same_run_of_the_tracker_is_continued(folder, monkeypatch):
     """With changed settings, though the server sends those of the first part."""
     fit(*CONV, "--trainer.max_epochs=1", "--trainer.logger+=WandbLogger")
@@ -355,6 +359,7 @@ def test_the_same_run_of_the_tracker_is_continued(folder, monkeypatch):
     assert {name.rpartition("-")[2] for name in names} == {known}
 
 
+@pytest.mark.slow
 def test_killed_between_the_best_and_the_last_checkpoint(run, folder):
     """The best one is then newer than that from which the run is continued."""
     before = (run / "checkpoints" / "last.ckpt").read_bytes()
@@ -367,6 +372,7 @@ def test_killed_between_the_best_and_the_last_checkpoint(run, folder):
     assert_same(folder / "runs" / "whole" / "version_0", run, pictures=False)
 
 
+@pytest.mark.slow
 def test_several_best_checkpoints_are_those_of_a_run_that_was_not_killed(folder):
     options = [*CONV, "--checkpoint.save_top_k=2", "--checkpoint.filename={epoch}"]
     fit(*options, "--name=whole", "--trainer.max_epochs=5")
@@ -407,6 +413,7 @@ class BlowAtTheEnd(pl.Callback):
             next(pl_module.model.decoder.parameters()).data.fill_(torch.inf)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [10, 14], ids=["inside an epoch", "after an epoch"])
 def test_a_training_of_so_many_steps_can_be_made_longer(first, folder):
     steps = ["--trainer.max_epochs=-1", "--trainer.max_steps=17"]
@@ -418,6 +425,7 @@ def test_a_training_of_so_many_steps_can_be_made_longer(first, folder):
     assert_same(whole, longer, pictures=False)
 
 
+@pytest.mark.slow
 def test_a_training_that_was_stopped_early_is_complete(run, capsys):
     stop = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/loss"]
     stop += ["--trainer.callbacks.patience=0", "--trainer.callbacks.min_delta=1e9"]
@@ -436,6 +444,7 @@ def test_a_training_that_was_stopped_early_is_complete(run, capsys):
     assert step_of(last(early)) == 21
 
 
+@pytest.mark.slow
 def test_pictures_are_drawn_at_the_same_epochs(folder, capsys):
     often = ["--figures.samples.every_n_epochs=2", "--trainer.max_epochs=6"]
     fit(*CONV, "--name=whole", *often)
@@ -445,6 +454,7 @@ def test_pictures_are_drawn_at_the_same_epochs(folder, capsys):
     assert_same(folder / "runs" / "whole" / "version_0", stopped)
 
 
+@pytest.mark.slow
 def test_the_log_survives_a_part_without_one(run):
     kept = (run / "metrics.csv").read_text()
     main(["fit", "--ckpt_path", last(run), "--trainer.max_epochs=2", "--trainer.logger=false"])
@@ -480,6 +490,7 @@ def test_from_python_a_stop_is_over_when_it_is(blobs, tmp_path):
     assert trainer.global_step == 4
 
 
+@pytest.mark.slow
 def test_the_command_that_goes_on_names_classes_of_ones_own(folder, capsys):
     _, message = ends(["fit", *TINY, *CONV, *at(3)], capsys)
     command = message.partition("; to continue: ")[2]
@@ -518,6 +529,7 @@ def job(folder, monkeypatch):
     signal.signal(signal.SIGUSR1, signal.SIG_DFL)
 
 
+@pytest.mark.slow
 def test_a_preempted_job_is_requeued_and_goes_on(job, folder, capsys):
     fit(*CONV, "--name=whole", *at(99))
     # An older run of the same command, whose job had another number.
@@ -583,6 +595,7 @@ def test_one_task_of_an_array_is_requeued_not_all(job, folder, monkeypatch):
     assert (folder / "scontrol.txt").read_text() == "requeue 5_3\n"
 
 
+@pytest.mark.slow
 def test_another_job_starts_anew(job, folder):
     """Though it was restarted too, and though a run with its number is there."""
     job(7, 0)
@@ -607,6 +620,7 @@ def test_a_job_that_cannot_be_requeued_says_so(job, folder, capsys):
 # Two processes
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_of_two_processes_stops_both(folder):
     """SIGTERM comes to the first process only, as from a person's ``kill``."""
     two = ["--trainer.devices=2", "--trainer.strategy=ddp"]
@@ -629,6 +643,7 @@ def test_a_signal_to_one_of_two_processes_stops_both(folder):
     assert torch.load(last(stopped), weights_only=True)["optimizer_states"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["slurm", "one_gpu"])
 def test_the_template_of_a_job(job, folder, name):
     """As `sbatch` runs it, with one task."""
