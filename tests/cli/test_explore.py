@@ -97,7 +97,7 @@ SEVERAL = {"compare", "rate_distortion", "udr"}
 """Commands of several checkpoints."""
 
 WITHOUT = {
-    ("sample", "vq"): "a VQVAE has no prior to draw samples from",
+    ("sample", "vq"): "this VQVAE has no prior to draw samples from",
     ("traverse", "hierarchical"): "has no continuous latent vector",
     ("traverse", "categorical"): "has no continuous latent vector",
     ("traverse", "vq"): "has no continuous latent vector",
@@ -609,7 +609,7 @@ def test_figures_of_finished_models(trained, folder, name, figure, options):
 
 def test_wrong_figures(trained, folder, capsys):
     vae = ckpt(trained, "vae")
-    assert "a VAE has no codebook" in failure(["figure", "code_maps", *vae], capsys)
+    assert "this VAE has no codebook" in failure(["figure", "code_maps", *vae], capsys)
     assert "not defined for this VAE" in failure(["figure", "manifold", *vae], capsys)
     assert "invalid choice: 'nothing'" in failure(["figure", "nothing", *vae], capsys, 2)
     assert "has the options n, seed" in failure(

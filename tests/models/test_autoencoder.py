@@ -51,7 +51,7 @@ def test_samples_are_refused_with_what_to_do(sample):
     with pytest.raises(MissingCapabilityError) as error:
         sample(model())
     assert error.value.capability is Capability.SAMPLES
-    assert "an Autoencoder has no prior to draw samples from; fit a density" in str(error.value)
+    assert "this Autoencoder has no prior to draw samples from; fit a density" in str(error.value)
     assert "vae density fit" in str(error.value)
     with pytest.raises(MissingCapabilityError, match="vae density fit"):
         model().sample_latents(2, None, None)

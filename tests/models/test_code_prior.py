@@ -251,7 +251,7 @@ def test_truncated_samples_are_more_probable(prior):
 def test_options_of_codes_are_refused_elsewhere():
     model = VAE(image_shape=(1, 8, 8), latent_dim=2)
     for options in ({"top_k": 3}, {"top_p": 0.5}):
-        with pytest.raises(MissingCapabilityError, match="a VAE has no learned prior over codes"):
+        with pytest.raises(MissingCapabilityError, match="VAE has no learned prior over codes"):
             sample(model, 2, **options)
 
 

@@ -237,7 +237,7 @@ def test_none_penalizes_the_latents_only(batch):
 
 
 def test_there_is_no_prior():
-    with pytest.raises(MissingCapabilityError, match=r"a RAE has no prior .* vae density fit"):
+    with pytest.raises(MissingCapabilityError, match=r"this RAE has no prior .* vae density fit"):
         model().sample(2)
 
 

@@ -28,6 +28,5 @@ class MissingCapabilityError(RuntimeError):
     """
 
     def __init__(self, model: str, capability: Capability, hint: str = "") -> None:
-        article = "an" if model[:1] in "AEIOU" else "a"
-        super().__init__(f"{article} {model} has no {capability}{hint and f'; {hint}'}")
+        super().__init__(f"this {model} has no {capability}{hint and f'; {hint}'}")
         self.capability = capability
