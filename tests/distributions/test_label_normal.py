@@ -85,3 +85,11 @@ def test_density_keeps_its_digits_under_autocast():
     exact = made.log_prob(z, one_hot(y))
     with torch.autocast("cpu", torch.bfloat16):
         assert made.log_prob(z, one_hot(y)).equal(exact)
+
+
+def test_a_temperature_multiplies_the_standard_deviations_of_the_class():
+    made, y = prior(), torch.tensor([0, 2, 1])
+    z = torch.randn(3, 2)
+    cold = made.tempered(z, 0.5, one_hot(y))
+    mean, scale = reference(made, y).mean, reference(made, y).stddev
+    torch.testing.assert_close((cold - mean) / scale, 0.5 * (z - mean) / scale)

@@ -157,7 +157,7 @@ def test_samples_of_a_model_use_the_density():
     expected = model.decode(density.sample(6, generator=generator(1, "sample")))
     assert images.allclose(expected, atol=1e-6)
     assert images.allclose(model.decode(z.mean(0, keepdim=True)), atol=0.02)
-    with pytest.raises(ValueError, match="temperature is defined for samples from a N"):
+    with pytest.raises(ValueError, match="temperature is defined for samples from a normal"):
         explore.sample(model, 6, density=density, temperature=0.5)
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 from vae_lightning import VAE, VQVAE, WAE, HierarchicalVAE, LadderVAE, VampPrior, explore
 from vae_lightning.distributions import likelihoods
 from vae_lightning.distributions.mixture_prior import MixtureOfGaussians
+from vae_lightning.distributions.von_mises_fisher import UniformSphere, VonMisesFisherPosterior
 from vae_lightning.explore.interpolation import path_vectors
 from vae_lightning.explore.traversal import dimension_use
 from vae_lightning.models.capabilities import MissingCapabilityError
@@ -63,7 +64,7 @@ def test_a_temperature_scales_the_latents(vae):
 
 @pytest.mark.parametrize("prior", [VampPrior, MixtureOfGaussians])
 def test_other_priors_have_no_temperature(prior):
-    with pytest.raises(ValueError, match="temperature is defined for samples from a N"):
+    with pytest.raises(ValueError, match="temperature is defined for samples from a normal"):
         explore.sample(VAE(latent_dim=2, prior=prior, **MLP), 2, temperature=0.5)
 
 
@@ -194,6 +195,23 @@ def test_an_interpolation_of_a_hierarchy_goes_through_its_noise():
     torch.testing.assert_close(made.images[:, 2], decoded[2:])
     middle = model.from_noise((vectors[:2] + vectors[2:]) / 2, model.encode_labels(label[:2], 2))
     torch.testing.assert_close(made.images[:, 1], model.decode(middle, label[:2]))
+
+
+def test_an_interpolation_on_a_sphere_follows_great_circles():
+    parts = {"prior": UniformSphere, "posterior": VonMisesFisherPosterior}
+    model = VAE(latent_dim=3, **parts, **MLP).eval()
+    start, end = torch.tensor([[1.0, 0, 0], [0, 1, 0]]), torch.tensor([[0.0, 0, 1], [0, -0.6, 0.8]])
+    made = explore.interpolate(model, start, end, steps=5)
+    z = made.latents
+    torch.testing.assert_close(z[:, 0], start)
+    torch.testing.assert_close(z[:, -1], end, rtol=0, atol=1e-6)
+    torch.testing.assert_close(z.norm(dim=2), torch.ones(2, 5))
+    cosines = (z[:, 1:] * z[:, :-1]).sum(2)
+    angle = torch.arccos((start * end).sum(1)) / 4
+    torch.testing.assert_close(cosines, angle.cos()[:, None].expand(2, 4))
+    torch.testing.assert_close(made.images[0], model.decode(z[0]))
+    with pytest.raises(ValueError, match="has no linear path: choose geodesic"):
+        explore.interpolate(model, start, end, path="linear")
 
 
 def test_interpolations_of_classes(cvae):

@@ -77,6 +77,13 @@ class LabelNormal(Prior):
         epsilon = torch.randn(n, self.latent_dim, generator=generator).to(mu.device)
         return mu + (0.5 * log_var).exp() * epsilon
 
+    def tempered(
+        self, z: Tensor, temperature: float, condition: Tensor | None = None
+    ) -> Tensor | None:
+        """See `Prior.tempered`."""
+        mu, _ = self.parameters_of(condition)
+        return mu + temperature * (z - mu)
+
     def kl(self, q: LatentDistribution, condition: Tensor | None = None) -> Tensor | None:
         """See `Prior.kl`; exact for Gaussians."""
         return q.normal_kl(*self.parameters_of(condition))

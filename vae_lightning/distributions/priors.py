@@ -152,6 +152,21 @@ class Prior(nn.Module, ABC):
         """
         return None
 
+    def tempered(
+        self, z: Tensor, temperature: float, condition: Tensor | None = None
+    ) -> Tensor | None:
+        """Return draws as they would be with other standard deviations.
+
+        Args:
+            z: What `sample` returned, (n, L).
+            temperature: Factor of every standard deviation.
+            condition: The classes given to `sample`.
+
+        Returns:
+            (n, L). None if that is not defined for this prior.
+        """
+        return None
+
     def attach(
         self,
         posterior: Callable[[Tensor], LatentDistribution],
@@ -198,6 +213,12 @@ class StandardNormal(Prior):
     ) -> Tensor:
         """See `Prior.sample`."""
         return torch.randn(n, self.latent_dim, generator=generator)
+
+    def tempered(
+        self, z: Tensor, temperature: float, condition: Tensor | None = None
+    ) -> Tensor | None:
+        """See `Prior.tempered`."""
+        return temperature * z
 
     def kl(self, q: LatentDistribution, condition: Tensor | None = None) -> Tensor | None:
         """See `Prior.kl`; exact for Gaussians."""

@@ -175,7 +175,7 @@ def _latents(
     if density is not None:
         if temperature != 1:
             raise ValueError(
-                "a temperature is defined for samples from a N(0, I) prior or a prior over codes, "
+                "a temperature is defined for samples from a normal prior or a prior over codes, "
                 f"not from a {type(density).__name__}: leave it out"
             )
         return density.sample(n, _classes(label, n) if density.num_classes else None, latents)
@@ -184,7 +184,7 @@ def _latents(
         return z
     if not isinstance(model, LatentVariableModel):
         raise ValueError(
-            "a temperature is defined for samples from a N(0, I) prior or a prior over codes, "
+            "a temperature is defined for samples from a normal prior or a prior over codes, "
             f"which this {type(model).__name__} does not have: leave it out"
         )
     return model.tempered(z, temperature, condition)

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from vae_lightning.distributions.posteriors import REAL, DiagonalGaussian, Latents
-from vae_lightning.distributions.priors import StandardNormal
 from vae_lightning.models.capabilities import Capability
 from vae_lightning.models.vae import VAE
 
@@ -179,9 +178,10 @@ class Hierarchy(VAE, ABC):
 
     def tempered(self, z: Latents, temperature: float, condition: Tensor | None = None) -> Latents:
         """See `LatentVariableModel.tempered`: every level's standard deviation is multiplied."""
-        if not isinstance(self.prior, StandardNormal):
-            return super().tempered(z, temperature, condition)
-        return self._in_parts(temperature * self.to_noise(z, condition), condition)
+        noise = self.to_noise(z, condition)
+        top = self._tempered_prior(noise[:, : self.prior_dim], temperature, condition)
+        below = temperature * noise[:, self.prior_dim :]
+        return self._in_parts(torch.cat([top, below], 1), condition)
 
     def _in_parts(self, noise: Tensor, condition: Tensor | None) -> Latents:
         """Return `from_noise`, computed for some rows at a time, so that maps fit in memory."""

@@ -281,7 +281,7 @@ class LatentVariableModel(BaseVAE):
         return self.prior.sample(n, condition, generator)
 
     def tempered(self, z: Latents, temperature: float, condition: Tensor | None = None) -> Latents:
-        """Return draws from the prior as they are with other standard deviations.
+        """Return draws as they would be with other standard deviations.
 
         Args:
             z: What `sample_latents` returned.
@@ -289,15 +289,19 @@ class LatentVariableModel(BaseVAE):
             condition: One-hot classes, (n, num_classes), of a conditional model.
 
         Raises:
-            ValueError: If the prior is not N(0, I).
+            ValueError: If that is not defined for the prior.
         """
-        if not isinstance(self.prior, StandardNormal):
+        assert isinstance(z, Tensor)
+        return self._tempered_prior(z, temperature, condition)
+
+    def _tempered_prior(self, z: Tensor, temperature: float, condition: Tensor | None) -> Tensor:
+        tempered = self.prior.tempered(z, temperature, condition)
+        if tempered is None:
             raise ValueError(
-                "a temperature is defined for samples from a N(0, I) prior or a prior over codes, "
+                "a temperature is defined for samples from a normal prior or a prior over codes, "
                 f"and this {type(self).__name__} has a {type(self.prior).__name__}: leave it out"
             )
-        assert isinstance(z, Tensor)
-        return temperature * z
+        return tempered
 
 
 def _take(z: Latents, draws: slice) -> Latents:

@@ -38,7 +38,7 @@ def parser() -> Parser:
         "--temperature",
         type=float,
         default=1.0,
-        help="of a N(0, I) prior or a prior over codes: below 1, more typical",
+        help="of a normal prior or a prior over codes: below 1, more typical",
     )
     made.add_argument(
         "--top_k", type=positive, metavar="K", help="draw from the K most probable codes"
