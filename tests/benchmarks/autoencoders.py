@@ -14,12 +14,9 @@ by other features: only ratios can be compared.
 import argparse
 import json
 import re
-import statistics
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from codes import fit, run
+from training_rows import fit, measure_all, run, table
 
 ROWS = {
     "autoencoder": ["--config", "autoencoder"],
@@ -89,22 +86,6 @@ def measure(row: str, seed: int, options: argparse.Namespace) -> dict[str, float
     return {**result, "ratio": first / result["mixture"]}
 
 
-def table(results: dict[str, list[dict[str, float]]]) -> str:
-    """Return the table: mean and, for several seeds, standard deviation."""
-    lines = ["| model | " + " | ".join(name for name, _ in COLUMNS.values()) + " |"]
-    lines.append("|---" * (len(COLUMNS) + 1) + "|")
-    for row, found in results.items():
-        cells = [row]
-        for key, (_, digits) in COLUMNS.items():
-            values = [one[key] for one in found if key in one]
-            text = "" if not values else f"{statistics.mean(values):.{digits}f}"
-            if len(values) > 1:
-                text += f" ± {statistics.stdev(values):.{digits}f}"
-            cells.append(text)
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     """Train, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -117,19 +98,13 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("more", nargs="*", help="after --: more options of vae fit for every row")
     options = parser.parse_args()
-    with ThreadPoolExecutor(options.processes) as pool:
-        jobs = {
-            (row, seed): pool.submit(measure, row, seed, options)
-            for seed in range(options.seeds)
-            for row in options.rows
-        }
-        results: dict[str, list[dict[str, float]]] = {}
-        for (row, seed), job in jobs.items():
-            try:
-                results.setdefault(row, []).append(job.result())
-            except (RuntimeError, KeyError, ValueError) as error:
-                print(f"{row}, seed {seed}: {error}", file=sys.stderr)
-    print(table(results))
+    results = measure_all(
+        options.rows,
+        range(options.seeds),
+        lambda row, seed: measure(row, seed, options),
+        options.processes,
+    )
+    print(table("model", COLUMNS, results))
 
 
 if __name__ == "__main__":

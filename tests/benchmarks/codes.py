@@ -8,12 +8,9 @@ trains an autoencoder and a prior for every row and seed with ``vae fit``, measu
 
 import argparse
 import json
-import statistics
-import subprocess
-import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from training_rows import fit, measure_all, run, table
 
 NETWORKS = [
     *("--model.encoder", "ResidualEncoder", "--model.encoder.hidden", "32"),
@@ -56,25 +53,6 @@ COLUMNS = {
 }
 
 
-def run(log: Path, *command: str) -> None:
-    """Run a command, with its output in a file."""
-    with log.open("w") as file:
-        done = subprocess.run(["vae", *command], stdout=file, stderr=subprocess.STDOUT, check=False)
-    if done.returncode:
-        raise RuntimeError(f"vae {' '.join(command)} failed, see {log}")
-
-
-def fit(folder: Path, *command: str) -> Path:
-    """Train unless it has been, and return the checkpoint."""
-    if not (folder / "minutes").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        start = time.perf_counter()
-        run(folder / "fit.log", "fit", *command, "--output_dir", str(folder), "--name", "run")
-        (folder / "minutes").write_text(f"{(time.perf_counter() - start) / 60:.2f}")
-    *_, last = sorted((folder / "run").glob("version_*"), key=lambda p: int(p.name[8:]))
-    return last / "checkpoints" / "best.ckpt"
-
-
 def measure(row: str, seed: int, options: argparse.Namespace) -> dict[str, float]:
     """Train one autoencoder and its prior, and return what ``vae test`` says about them."""
     folder = options.out / f"{list(ROWS).index(row)}_{seed}"
@@ -95,22 +73,6 @@ def measure(row: str, seed: int, options: argparse.Namespace) -> dict[str, float
     return json.loads(result.read_text())
 
 
-def table(results: dict[str, list[dict[str, float]]]) -> str:
-    """Return the table: mean and, for several seeds, standard deviation."""
-    lines = ["| quantizer | " + " | ".join(name for name, _ in COLUMNS.values()) + " |"]
-    lines.append("|---" * (len(COLUMNS) + 1) + "|")
-    for row, found in results.items():
-        cells = [row]
-        for key, (_, digits) in COLUMNS.items():
-            values = [one[key] for one in found if key in one]
-            text = "" if not values else f"{statistics.mean(values):.{digits}f}"
-            if len(values) > 1:
-                text += f" ± {statistics.stdev(values):.{digits}f}"
-            cells.append(text)
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     """Train, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -121,19 +83,13 @@ def main() -> None:
     parser.add_argument("--prior_epochs", type=int, default=3)
     parser.add_argument("--processes", type=int, default=1)
     options = parser.parse_args()
-    with ThreadPoolExecutor(options.processes) as pool:
-        jobs = {
-            (row, seed): pool.submit(measure, row, seed, options)
-            for seed in range(options.seeds)
-            for row in ROWS
-        }
-        results: dict[str, list[dict[str, float]]] = {}
-        for (row, seed), job in jobs.items():
-            try:
-                results.setdefault(row, []).append(job.result())
-            except (RuntimeError, KeyError) as error:
-                print(f"{row}, seed {seed}: {error}", file=sys.stderr)
-    print(table(results))
+    results = measure_all(
+        ROWS,
+        range(options.seeds),
+        lambda row, seed: measure(row, seed, options),
+        options.processes,
+    )
+    print(table("quantizer", COLUMNS, results))
 
 
 if __name__ == "__main__":
