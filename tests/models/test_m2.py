@@ -110,14 +110,17 @@ def test_likelihood_is_that_of_quadrature_and_not_below_the_bound(x):
     close(found, expected, rtol=0, atol=0.05)
 
 
-def test_the_objective_weighs_each_kind_by_its_share_in_the_data(x):
-    model = build(num_labeled=20, num_train=1000, alpha=0.7)
+@pytest.mark.parametrize(
+    ("options", "share"), [({}, 0.02), ({"labeled_share": 0.4}, 0.4), ({"labeled_share": 0.0}, 0)]
+)
+def test_the_objective_weighs_each_kind_by_its_share(options, share, x):
+    model = build(num_labeled=20, num_train=1000, alpha=0.7, **options)
     joint, marginal = bounds(model, x)
     known = LABEL >= 0
     terms = model.terms(x, model.encode_labels(LABEL, 6, validate=False), noise())
     expected = (
-        0.02 * joint[known, LABEL[known]].mean()
-        + 0.98 * marginal[~known].mean()
+        share * joint[known, LABEL[known]].mean()
+        + (1 - share) * marginal[~known].mean()
         + 0.7 * functional.cross_entropy(model.classifier(x[known]), LABEL[known])
     )
     close(model.objective(terms).mean(), expected)
@@ -209,6 +212,7 @@ def test_capabilities(model):
     [
         ({"alpha": -1.0}, "alpha must not be negative"),
         ({"num_labeled": 3, "num_train": 2}, "num_labeled must be between 0 and num_train"),
+        ({"labeled_share": 1.5}, "labeled_share must be between 0 and 1"),
         ({"conditional": False}, "always conditional"),
         ({"num_classes": 0}, "needs labeled images"),
         ({"classifier": ResidualEncoder}, "choose an encoder of vectors as its classifier"),
