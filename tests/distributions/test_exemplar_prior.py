@@ -64,11 +64,20 @@ def test_a_row_without_any_component_keeps_all():
 
 
 def test_evaluation_sees_all_exemplars(batch):
-    model = exemplar_vae(batch).eval()
+    model = exemplar_vae(batch, subset=2).eval()  # which only training sees
     means = model.posterior(model.prior.images(torch.arange(6))).mean
     z = torch.randn(3, 4, 2)
     expected = loop(z, means, model.prior.log_var)
     torch.testing.assert_close(model.log_prior(z).double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_samples_have_the_moments_of_the_mixture(batch):
+    prior = exemplar_vae(batch).eval().prior
+    z = prior.sample(40_000, generator=torch.Generator().manual_seed(1))
+    means = prior.means()
+    torch.testing.assert_close(z.mean(0), means.mean(0), rtol=0, atol=0.02)
+    expected = means.var(0, correction=0) + math.exp(-0.7)
+    torch.testing.assert_close(z.var(0), expected, rtol=0.03, atol=0)
 
 
 def test_training_leaves_out_the_image_itself(batch):
