@@ -102,7 +102,6 @@ class Quantiles:
         share = ((p - below) / (above - below).clamp(min=1e-300)).clamp(0, 1)
         t = torch.lerp(start, end, self._first_guess(panel, share, end - start, above - below))
         upper = p > 0.5
-        upper = p > 0.5
         for _ in range(_ITERATIONS):
             nodes = self._between(start, t)
             mass = below + self._integral(t - start, self._density(nodes))
