@@ -1,5 +1,6 @@
 """Train and measure the rows of a table with the command line, several at a time."""
 
+import os
 import statistics
 import subprocess
 import sys
@@ -15,20 +16,25 @@ Results = dict[str, list[dict[str, float]]]
 """Results of the seeds by row."""
 
 
-def run(log: Path, *command: str) -> None:
-    """Run a command of ``vae``, with its output in a file."""
+def run(log: Path, *command: str) -> float:
+    """Run a command of ``vae`` with its output in a file, and return the minutes of CPU time."""
     with log.open("w") as file:
-        done = subprocess.run(["vae", *command], stdout=file, stderr=subprocess.STDOUT, check=False)
-    if done.returncode:
+        process = subprocess.Popen(["vae", *command], stdout=file, stderr=subprocess.STDOUT)
+        _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
         raise RuntimeError(f"vae {' '.join(command)} failed, see {log}")
+    return (used.ru_utime + used.ru_stime) / 60
 
 
 def fit(folder: Path, *command: str) -> Path:
-    """Train unless it has been, and return the checkpoint."""
+    """Train unless it has been, note how long it takes, and return the checkpoint."""
     if not (folder / "minutes").exists():
         folder.mkdir(parents=True, exist_ok=True)
         start = time.perf_counter()
-        run(folder / "fit.log", "fit", *command, "--output_dir", str(folder), "--name", "run")
+        log, place = folder / "fit.log", ["--output_dir", str(folder), "--name", "run"]
+        used = run(log, "fit", *command, *place)
+        (folder / "cpu_minutes").write_text(f"{used:.2f}")
         (folder / "minutes").write_text(f"{(time.perf_counter() - start) / 60:.2f}")
     *_, last = sorted((folder / "run").glob("version_*"), key=lambda p: int(p.name[8:]))
     return last / "checkpoints" / "best.ckpt"

@@ -69,7 +69,7 @@ COLUMNS = {
     "standard_error": ("standard error", 2),
     "negative_elbo": ("-ELBO", 2),
     "kl": ("KL", 1),
-    "minutes": ("minutes", 1),
+    "minutes": ("CPU minutes", 1),
 }
 """The standard error is that of -log p(x) over the images of one model."""
 
@@ -85,7 +85,7 @@ def measure(fit_options: str, folder: Path, options: argparse.Namespace) -> dict
         draws = ["--metrics.log_likelihood.num_samples", str(options.num_samples)]
         run(folder / "test.log", "test", "--ckpt_path", str(checkpoint), *draws)
     report = json.loads(path.read_text())
-    minutes = float((folder / "minutes").read_text())
+    minutes = float((folder / "cpu_minutes").read_text())
     error = report["standard_errors"]["negative_log_likelihood"]
     return {**report["metrics"], "standard_error": error, "minutes": minutes}
 
@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="only these")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--num_samples", type=int, default=500, help="draws of -log p(x)")
+    parser.add_argument("--num_samples", type=int, default=200, help="draws of -log p(x)")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("more", nargs="*", help="after --: more options of vae fit for every row")
     options = parser.parse_args()
