@@ -187,6 +187,7 @@ def state_of(path):
     return torch.load(path / "checkpoints" / "last.ckpt", weights_only=True)
 
 
+@pytest.mark.slow
 def test_a_changed_learning_rate_counts_on_resume(run, folder, capsys):
     last = ["--ckpt_path", str(run.path / "checkpoints" / "last.ckpt"), "--trainer.max_epochs=2"]
     main(["fit", *last, "--optimizer.lr=0.125"])
@@ -260,6 +261,7 @@ def test_resume_with_a_configuration_that_names_no_checkpoint(run, folder):
     assert not (run.path.parent / "version_1").exists()
 
 
+@pytest.mark.slow
 def test_weights_alone_cannot_be_resumed(folder, capsys):
     main(["fit", *TINY, *SMALL_NETS, "--checkpoint.save_weights_only=true"])
     capsys.readouterr()
@@ -305,6 +307,7 @@ def test_interrupt(folder):
     assert errors.strip().splitlines()[-1].endswith(line)
 
 
+@pytest.mark.slow
 def test_report_says_how_it_was_made(run):
     ckpt = str(run.path / "checkpoints" / "best.ckpt")
     args = ["test", "--ckpt_path", ckpt, "--metrics.log_likelihood.num_samples=3", *QUICK]
@@ -348,6 +351,7 @@ def test_numbers_are_printed_even_if_they_cannot_be_written(run, capsys, monkeyp
     assert "Traceback" not in captured.err
 
 
+@pytest.mark.slow
 def test_a_report_is_neither_lost_nor_replaced_by_a_trial(run):
     ckpt = str(run.path / "checkpoints" / "best.ckpt")
     main(["test", "--ckpt_path", ckpt, *QUICK])
@@ -399,6 +403,7 @@ def test_part_of_the_predictions(run):
         assert len(np.load(path)) == 32, path.name  # 2 batches of 16
 
 
+@pytest.mark.slow
 def test_resume_goes_on_with_the_settings_of_the_run(run, folder):
     last = run.path / "checkpoints" / "last.ckpt"
     main(["fit", "--ckpt_path", str(last), "--trainer.max_epochs=2"])

@@ -35,7 +35,7 @@ def test_begins_with_its_command(path):
     assert first.startswith(f"# {command}")
 
 
-@pytest.mark.slow_except("digits", "vae", "cvae", "iwae", "vq_vae", "hierarchical_vae")
+@pytest.mark.slow_except("digits", "vae", "vq_vae", "hierarchical_vae")
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_trains_tests_and_predicts(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

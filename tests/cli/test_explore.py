@@ -633,6 +633,7 @@ def test_a_page_for_every_model(trained, folder, name, capsys):
     assert "already there" in failure(["explore", *ckpt(trained, name), "--out=a.html"], capsys)
 
 
+@pytest.mark.slow
 def test_a_page_of_files_and_one_without_any_images(trained, folder, capsys):
     main(["explore", str(trained / "photos"), *ckpt(trained, "classes"), "--out=a.html"])
     assert "red/00.png" in (folder / "a.html").read_text(encoding="utf-8")
@@ -666,6 +667,7 @@ def test_a_page_names_what_it_lacks(trained, folder, capsys):
 # Exported models
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vae", "cvae", "vq"])
 def test_a_model_is_exported_and_used_without_its_checkpoint(trained, folder, name, capsys):
     main(["export", *ckpt(trained, name), "--out=shared", "--formats", "pt2"])

@@ -66,6 +66,7 @@ def weights(path):
     return checkpoint.read(path).weights
 
 
+@pytest.mark.slow
 def test_the_training_starts_where_the_other_one_ended(before, folder, capsys):
     main(["fit", "--init_from", str(best(before, "VAE")), *FAST, *STILL, "--name=new"])
     out = capsys.readouterr().out
@@ -168,6 +169,7 @@ def test_wrong_options(options, code, message, before, folder, capsys):
     assert not (folder / "runs").exists()
 
 
+@pytest.mark.slow
 def test_only_fit_takes_it_and_others_ignore_it_in_a_configuration(before, folder, capsys):
     main(["fit", "--init_from", str(best(before, "VAE")), *FAST, "--name=new"])
     run = run_of(folder, "new")

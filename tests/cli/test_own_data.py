@@ -29,6 +29,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_configuration_that_is_written_can_be_read(folder, capsys):
     """Although an argument of the callback is an object."""
     averaging = [
@@ -71,6 +72,7 @@ def test_what_was_found_is_said(folder, photos, capsys):
     assert listed == "notes.txt: no image that Pillow can read\n"
 
 
+@pytest.mark.slow
 def test_home_is_found_in_configurations_and_variables(folder, photos, monkeypatch, capsys):
     monkeypatch.setenv("HOME", str(folder))
     Path("mine.yaml").write_text(
@@ -88,6 +90,7 @@ def test_home_is_found_in_configurations_and_variables(folder, photos, monkeypat
     assert cache_folder() == folder / "cache" / "vae_lightning"
 
 
+@pytest.mark.slow
 def test_every_image_of_a_folder_that_was_named_is_predicted(folder, photos, capsys):
     ckpt = ["--ckpt_path", str(photos / "checkpoints" / "best.ckpt"), QUICK[0]]
     main(["predict", *ckpt])

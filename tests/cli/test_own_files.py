@@ -85,6 +85,7 @@ def test_a_trained_model_refuses_other_data(stack, folder, capsys):
     assert "convert them to the same units" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_trained_model_scales_other_data_as_its_own(stack, folder):
     """Not by the range of the other data."""
     fit("--data=Arrays", "--data.root=stack.npy", "--trainer.max_epochs=1")

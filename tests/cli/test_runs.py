@@ -71,6 +71,7 @@ def refusal(args, capsys):
 # A checkpoint knows its run
 
 
+@pytest.mark.slow
 def test_reports_go_to_the_run_wherever_its_checkpoints_are(folder):
     where = ["--checkpoint.dirpath=best", "--checkpoint.filename={epoch}-{val/loss:.2f}"]
     own = ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.dirpath=own/deep"]
@@ -292,6 +293,7 @@ def test_schedulers_follow_a_metric_in_a_training_of_so_many_steps(folder):
 # What is printed
 
 
+@pytest.mark.slow
 def test_the_next_command_is_quoted_and_names_the_best_of_the_run(folder, capsys):
     own = ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.dirpath=own"]
     main(["fit", *TINY, *own, "--name=two words", "--checkpoint.filename=the best"])

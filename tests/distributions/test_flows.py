@@ -402,6 +402,7 @@ def test_log_prob_of_a_vae_with_flows_is_the_integral_over_the_latents():
     torch.testing.assert_close(found, log_weights.logsumexp(1) - math.log(8000))
 
 
+@pytest.mark.slow
 def test_zuko_is_imported_when_needed_and_leaves_the_checks_of_torch_as_they_were():
     """Importing it switches off the checks of all distributions, for everybody."""
     script = """

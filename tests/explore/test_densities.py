@@ -46,6 +46,7 @@ def blobs_of_classes():
     return z, side
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DENSITIES)
 def test_beats_a_normal_distribution_and_integrates_to_one(name, banana):
     z = banana
@@ -73,6 +74,7 @@ def test_samples_follow_the_density(name, banana):
     assert again.equal(drawn)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DENSITIES)
 def test_given_the_class(name, blobs_of_classes):
     z, side = blobs_of_classes

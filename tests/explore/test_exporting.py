@@ -124,6 +124,7 @@ def test_onnx_files_compute_what_the_model_does(name, tmp_path):
             assert torch.from_numpy(z).equal(model.encode_indices(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vae", "cvae", "vq"])
 def test_programs_compute_what_the_model_does(name, tmp_path):
     model, _ = made(name)

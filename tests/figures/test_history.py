@@ -12,6 +12,7 @@ from vae_lightning.__main__ import main
 from vae_lightning.figures.history import animate_samples, draw_losses
 
 
+@pytest.mark.slow
 def test_a_run_has_its_losses_and_an_animation(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     small = ["--data.train_size=64", "--data.val_size=16", "--data.test_size=16"]

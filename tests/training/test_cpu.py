@@ -31,6 +31,7 @@ def pages(**environment: str) -> tuple[bool, int]:
     return kept == "True", int(n)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that gives memory back")
 def test_freed_memory_is_used_again():
     kept, n = pages()
@@ -38,6 +39,7 @@ def test_freed_memory_is_used_again():
     assert n * os.sysconf("SC_PAGE_SIZE") < 465e6 / 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variable", "value"),
     [("MALLOC_ARENA_MAX", "2"), ("GLIBC_TUNABLES", "glibc.malloc.arena_max=2")],

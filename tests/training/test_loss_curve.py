@@ -55,6 +55,7 @@ def test_several_steps_per_call_change_no_bit(make, blobs, tmp_path):
     compare(make, partial(blobs, 70), tmp_path, 0, steps_per_call=None)
 
 
+@pytest.mark.slow
 def test_the_same_of_a_codebook(blobs, tmp_path):
     """By a rounding, a vector between two codes takes the other one, and its image another path.
 

@@ -172,6 +172,7 @@ class Saved(pl.Callback):
         self.steps.append(pl_module.step)
 
 
+@pytest.mark.slow
 def test_checkpoints_by_steps_and_by_time(folder):
     common = [*CONV, "--trainer.callbacks+=test_resume.Saved", "--training.steps_per_call=1"]
     common += ["--trainer.max_epochs=2", "--checkpoint.save_top_k=0"]
@@ -183,6 +184,7 @@ def test_checkpoints_by_steps_and_by_time(folder):
     assert Saved.steps == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]
 
 
+@pytest.mark.slow
 def test_a_training_that_cannot_save_leaves_the_checkpoint_before(folder, capsys):
     options = ["fit", *TINY, *CONV, "--trainer.callbacks+=test_resume.FullDisk"]
     try:
@@ -298,6 +300,7 @@ def test_what_is_complete(run, capsys):
     assert files(run.parents[1]) == before
 
 
+@pytest.mark.slow
 def test_batches_of_another_size_only_between_epochs(run, folder, capsys):
     options = ["--trainer.max_epochs=2", "--data.batch_size=8"]
     main(["fit", "--ckpt_path", last(run), *options])
@@ -309,6 +312,7 @@ def test_batches_of_another_size_only_between_epochs(run, folder, capsys):
     assert (code, "leave out --data.batch_size 8" in message) == (1, True)
 
 
+@pytest.mark.slow
 def test_a_run_is_not_continued_twice_at_the_same_time(run, capsys, monkeypatch):
     monkeypatch.setattr(run_folders, "LOCK_TIMEOUT", 0.2)
     with run_folders.lock(run):
@@ -560,6 +564,7 @@ def test_a_preempted_job_is_requeued_and_goes_on(job, folder, capsys):
     assert "nothing to do" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_requeued_job_has_each_callback_and_tracker_once(job, folder):
     """Options that add something have added it to the run's config.yaml already."""
     added = ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/loss"]
@@ -575,6 +580,7 @@ def test_a_requeued_job_has_each_callback_and_tracker_once(job, folder):
     assert len(config["trainer"]["logger"]) == 1
 
 
+@pytest.mark.slow
 def test_a_job_that_began_with_a_checkpoint_goes_on_from_its_own(job, run, folder):
     branch = ["--ckpt_path", last(run), "--name=branch", "--trainer.max_epochs=4"]
     job(7, 0)
