@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from vae_lightning import VAE, CapacityVAE
+from vae_lightning.distributions.zuko_flows import IAFPosterior
 from vae_lightning.randomness import Noise
 from vae_lightning.schedules import LinearWarmup
 
@@ -77,3 +78,8 @@ def test_the_reported_bound_is_that_of_the_plain_vae(batch):
 def test_bad_arguments(kwargs):
     with pytest.raises(ValueError, match=f"{next(iter(kwargs))} must not be negative"):
         model(**kwargs)
+
+
+def test_an_estimated_kl_is_refused():
+    with pytest.raises(ValueError, match="no closed form for IAFPosterior and StandardNormal"):
+        CapacityVAE(posterior=IAFPosterior, image_shape=(1, 8, 8), latent_dim=2)

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from vae_lightning.models.capabilities import Capability
 from vae_lightning.models.vae import VAE, ELBOTerms
 from vae_lightning.schedules import Constant, Schedule
 
@@ -27,7 +28,7 @@ class CapacityVAE(VAE):
         **kwargs: See `VAE`.
 
     Raises:
-        ValueError: If ``gamma`` or ``capacity`` is negative.
+        ValueError: If ``gamma`` or ``capacity`` is negative, or the KL has no closed form.
 
     References:
         Burgess et al. (2018), Understanding disentangling in beta-VAE,
@@ -52,6 +53,17 @@ class CapacityVAE(VAE):
         self.gamma = gamma
         self.capacity = capacity
         self.schedule = schedule()
+
+    def check_parts(self) -> None:
+        """See `LatentVariableModel.check_parts`; the distance of an estimate would be too large."""
+        if not self.has(Capability.KL_PER_DIMENSION):
+            parts = type(self.posterior_family).__name__, type(self.prior).__name__
+            raise ValueError(
+                f"{type(self).__name__} holds the KL of each image at a capacity, which has no "
+                f"closed form for {parts[0]} and {parts[1]}: choose GaussianPosterior and "
+                "StandardNormal"
+            )
+        super().check_parts()
 
     def objective(self, terms: ELBOTerms) -> Tensor:
         """Return reconstruction + gamma |KL - C|, (B,)."""
