@@ -41,7 +41,8 @@ class JointVAE(VAE):
     draw one-hot vectors, so the reported bound, the negative ELBO, is that of the model with
     discrete latents. Without a capacity of their own, categorical variables are hardly used,
     because continuous ones hold the same information at a lower cost in training. Use it where
-    classes and continuous factors are to be found without labels. Both capacities should grow from
+    classes and continuous factors are to be found without labels. The distances are those of each
+    image. Both capacities should grow from
     0: what helps the reconstruction most then comes first.
 
     Args:
@@ -49,8 +50,9 @@ class JointVAE(VAE):
         categories: Number of categories of each categorical latent.
         gamma: Weight of the distances from the capacities.
         continuous_capacity: Capacity C_z in nats per image, at the end of the schedule.
-        discrete_capacity: Capacity C_c, likewise; at most what the categories can hold, the sum of
-            the logarithms of their numbers, which is also the default.
+        discrete_capacity: Capacity C_c, likewise, but never more than the categories can hold: the
+            sum of the logarithms of their numbers, which is also the default. With a larger one, it
+            has grown to that before the end of the schedule.
         schedule: Factor of both capacities over the training, such as `LinearWarmup`. Validation
             and test use the whole capacities, so that their losses can be compared between epochs.
         temperature: Temperature of the relaxation at the start of the training.
@@ -97,11 +99,6 @@ class JointVAE(VAE):
         for name, value in given.items():
             if not value >= 0:
                 raise ValueError(f"JointVAE: {name} must not be negative, got {value}")
-        if discrete_capacity > most + 1e-6:
-            raise ValueError(
-                f"JointVAE: discrete_capacity must be at most {most:.2f} nats, which is all that "
-                f"categories {list(categories)} can hold, got {discrete_capacity}"
-            )
         sizes = [num_continuous, *categories]
         posteriors = [
             partial(
@@ -125,6 +122,7 @@ class JointVAE(VAE):
         self.gamma = gamma
         self.continuous_capacity = continuous_capacity
         self.discrete_capacity = discrete_capacity
+        self.largest_capacity = most
         self.schedule = schedule()
 
     def elbo_terms(
@@ -146,5 +144,5 @@ class JointVAE(VAE):
         assert isinstance(terms, JointTerms)
         share = self.schedule(self.step) if self.training else 1.0
         continuous = terms.kl_continuous - share * self.continuous_capacity
-        discrete = terms.kl_discrete - share * self.discrete_capacity
+        discrete = terms.kl_discrete - min(share * self.discrete_capacity, self.largest_capacity)
         return terms.reconstruction + self.gamma * (continuous.abs() + discrete.abs())
