@@ -82,3 +82,9 @@ def test_latents_are_those_of_the_prior_of_the_model(batch):
 def test_bad_arguments(kwargs, message):
     with pytest.raises(ValueError, match=message):
         model(**kwargs)
+
+
+def test_without_a_kl_term_a_prior_cannot_be_learned():
+    with pytest.raises(ValueError, match="InfoVAE does not train its prior"):
+        InfoVAE(alpha=1.0, prior=MixtureOfGaussians, image_shape=(1, 8, 8), latent_dim=2)
+    InfoVAE(alpha=0.9, prior=MixtureOfGaussians, image_shape=(1, 8, 8), latent_dim=2)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from vae_lightning.discrepancies import Kernel, check_kernel, squared_mmd
 from vae_lightning.distributed import join_rows
+from vae_lightning.models.latent_variable_model import LatentVariableModel
 from vae_lightning.models.vae import VAE, ELBOTerms
 from vae_lightning.randomness import Noise
 
@@ -48,7 +49,8 @@ class InfoVAE(VAE):
         **kwargs: See `VAE`.
 
     Raises:
-        ValueError: If the weight of one of the terms is negative, or the kernel is unknown.
+        ValueError: If the weight of one of the terms is negative, the kernel is unknown, or the
+            prior has parameters and alpha is 1: without a KL term, nothing would train them.
 
     References:
         Zhao et al. (2019), InfoVAE: balancing learning and inference in variational autoencoders,
@@ -68,6 +70,8 @@ class InfoVAE(VAE):
         if not alpha + lambd >= 1:
             raise ValueError(f"alpha + lambd must be at least 1, got {alpha} and {lambd}")
         check_kernel(kernel)
+        if alpha == 1:  # the MMD sees draws of the prior, through which few priors could learn
+            LatentVariableModel.check_parts(self)
         self.alpha = alpha
         self.lambd = lambd
         self.kernel: Kernel = kernel
