@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import vae_lightning
 from vae_lightning.__main__ import main
 from vae_lightning.cli import sweep
 from vae_lightning.cli.explore.finished_runs import find
+from vae_lightning.cli.explore.outputs import Outputs
 from vae_lightning.cli.sweep_file import Sweep
 from vae_lightning.models.loading import load
 
@@ -219,3 +221,13 @@ def test_what_can_be_given(folder, capsys):
         path.write_text(json.dumps({"options": []}))
     message = failure(["udr", "runs/betas"], capsys)
     assert "no training of the sweep runs/betas is complete" in message
+
+
+def test_a_table_has_the_columns_of_all_rows(tmp_path):
+    """Sweeps of different parameters are compared, too."""
+    outputs = SimpleNamespace(wants=lambda suffix: True, path=lambda name: tmp_path / name)
+    Outputs.table(outputs, "found", [{"run": "a", "model.beta": 4}, {"run": "b", "lr": 0.1}])
+    assert rows(tmp_path / "found.csv") == [
+        {"run": "a", "model.beta": "4", "lr": ""},
+        {"run": "b", "model.beta": "", "lr": "0.1"},
+    ]

@@ -98,11 +98,12 @@ class Outputs:
             np.savez_compressed(self.path(f"{name}.npz"), **plain)
 
     def table(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Write a table, ``NAME.csv``."""
+        """Write a table, ``NAME.csv``, with the columns of all rows."""
         rows = list(rows)
         if self.wants(".csv") and rows:
+            names = list(dict.fromkeys(name for row in rows for name in row))
             with self.path(f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
-                writer = csv.DictWriter(file, list(rows[0]))
+                writer = csv.DictWriter(file, names)
                 writer.writeheader()
                 writer.writerows(rows)
 
