@@ -98,9 +98,9 @@ def choose_labeled(y: Tensor, num_labels: int, seed: int) -> Tensor:
 class LabeledSampler(ShardSampler):
     """Sampler of training batches with a fixed number of labeled images.
 
-    An epoch shows every image without a label once. Labeled images make up their share of the data
-    in each batch, but at least a quarter: where they are few, an epoch shows them several times,
-    all of them equally often up to one.
+    An epoch shows every image without a label at most once. Labeled images make up their share of
+    the data in each batch, but at least a quarter: where they are few, an epoch shows them several
+    times, all of them equally often up to one.
 
     Args:
         dataset: The images.

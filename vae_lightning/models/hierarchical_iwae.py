@@ -11,7 +11,8 @@ class HierarchicalIWAE(IWAE, HierarchicalVAE):
         \frac{p(x|z_{1k}) \, p(z_{1k}|z_{2k}) \, p(z_{2k})}{q(z_{1k}|x) \, q(z_{2k}|z_{1k})}
 
     Use it for likelihoods. Any other model with a density is combined with the bound in the same
-    way: ``class LadderIWAE(IWAE, LadderVAE): pass``.
+    way: ``class LadderIWAE(IWAE, LadderVAE): pass``. Options that weight the terms of its
+    ELBO, such as ``free_bits``, have no effect then.
 
     Args:
         **kwargs: See `IWAE` and `HierarchicalVAE`.
