@@ -12,6 +12,7 @@ from vae_lightning import IWAE, VAE
 from vae_lightning.distributions.aggregate_posterior import AggregatePosterior
 from vae_lightning.distributions.categorical import UniformCategorical
 from vae_lightning.distributions.gumbel_softmax import GumbelSoftmaxPosterior
+from vae_lightning.distributions.label_normal import LabelNormal
 from vae_lightning.distributions.poincare import WrappedNormalPosterior, WrappedNormalPrior
 from vae_lightning.distributions.posteriors import (
     REAL,
@@ -19,7 +20,7 @@ from vae_lightning.distributions.posteriors import (
     GaussianPosterior,
 )
 from vae_lightning.distributions.priors import StandardNormal
-from vae_lightning.distributions.product import ProductPosterior, ProductPrior
+from vae_lightning.distributions.product import Product, ProductPosterior, ProductPrior
 from vae_lightning.distributions.vamp_prior import VampPrior
 from vae_lightning.distributions.von_mises_fisher import UniformSphere, VonMisesFisherPosterior
 from vae_lightning.models.capabilities import Capability
@@ -207,3 +208,19 @@ def test_mixed_curvature(batch):
 def test_bad_arguments(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_every_part_of_a_prior_sees_the_class():
+    made = ProductPrior(4, 3, priors=(LabelNormal, LabelNormal), sizes=(1, 3))
+    for parameter in made.parameters():
+        torch.nn.init.normal_(parameter)
+    z, y = torch.randn(3, 2, 4), torch.eye(3)
+    first, second = made.parts
+    expected = first.log_prob(z[..., :1], y) + second.log_prob(z[..., 1:], y)
+    torch.testing.assert_close(made.log_prob(z, y), expected)
+    seeded = [torch.Generator().manual_seed(1) for _ in range(2)]
+    parts = [part.sample(3, y, seeded[0]) for part in (first, second)]
+    assert made.sample(3, y, seeded[1]).equal(torch.cat(parts, 1))
+    q = [GaussianPosterior(size)(torch.randn(3, 2 * size)) for size in (1, 3)]
+    expected = torch.cat([first.kl(q[0], y), second.kl(q[1], y)], 1)
+    torch.testing.assert_close(made.kl(Product(q, [1, 3]), y), expected)
