@@ -5,7 +5,6 @@ from typing import Any
 
 from torch import Tensor
 
-from vae_lightning.models.capabilities import Capability
 from vae_lightning.models.vae import VAE, ELBOTerms
 from vae_lightning.schedules import Constant, Schedule
 
@@ -56,13 +55,7 @@ class CapacityVAE(VAE):
 
     def check_parts(self) -> None:
         """See `LatentVariableModel.check_parts`; the distance of an estimate would be too large."""
-        if not self.has(Capability.KL_PER_DIMENSION):
-            parts = type(self.posterior_family).__name__, type(self.prior).__name__
-            raise ValueError(
-                f"{type(self).__name__} holds the KL of each image at a capacity, which has no "
-                f"closed form for {parts[0]} and {parts[1]}: choose GaussianPosterior and "
-                "StandardNormal"
-            )
+        self.check_closed_form_kl("holds the KL of each image at a capacity")
         super().check_parts()
 
     def objective(self, terms: ELBOTerms) -> Tensor:

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from vae_lightning.distributed import join_rows
-from vae_lightning.models.capabilities import Capability
 from vae_lightning.models.vae import VAE, ELBOTerms
 from vae_lightning.randomness import Noise
 
@@ -70,13 +69,7 @@ class FreeBitsVAE(VAE):
 
     def check_parts(self) -> None:
         """See `LatentVariableModel.check_parts`; each dimension needs a KL of its own."""
-        if not self.has(Capability.KL_PER_DIMENSION):
-            parts = type(self.posterior_family).__name__, type(self.prior).__name__
-            raise ValueError(
-                f"{type(self).__name__} limits the KL of each latent dimension, which has no "
-                f"closed form for {parts[0]} and {parts[1]}: choose GaussianPosterior and "
-                "StandardNormal"
-            )
+        self.check_closed_form_kl("limits the KL of each latent dimension")
         super().check_parts()
 
     def terms(self, x: Tensor, condition: Tensor | None, noise: Noise) -> FreeBitsTerms:

@@ -110,6 +110,22 @@ class LatentVariableModel(BaseVAE):
                 "has parameters: choose a prior without, such as StandardNormal"
             )
 
+    def check_closed_form_kl(self, purpose: str) -> None:
+        """Check that the KL of each latent dimension has a closed form.
+
+        Args:
+            purpose: What the model does with it, as a verb and its object.
+
+        Raises:
+            ValueError: If it has not.
+        """
+        if not self.has(Capability.KL_PER_DIMENSION):
+            parts = type(self.posterior_family).__name__, type(self.prior).__name__
+            raise ValueError(
+                f"{type(self).__name__} {purpose}, which has no closed form for {parts[0]} and "
+                f"{parts[1]}: choose GaussianPosterior and StandardNormal"
+            )
+
     @property
     def encoder_features(self) -> int:
         """Number of features that the encoder has to provide."""
