@@ -8,7 +8,7 @@ from torch import Tensor
 from vae_lightning.distributions.posteriors import Draws, LatentDistribution
 from vae_lightning.functional import with_gradient_of
 from vae_lightning.models.capabilities import Capability, MissingCapabilityError
-from vae_lightning.models.iwae import IWAE, IWAETerms, scale_gradient
+from vae_lightning.models.iwae import IWAE, IWAETerms, reweight_gradient
 from vae_lightning.randomness import Noise
 
 Estimator = Literal["dreg", "stl"]
@@ -76,7 +76,7 @@ class DReG(IWAE):
         # Gradients of the bound now have the weights w / sum w, and reach the encoder by z only.
         weights = self.weigh(x, Draws(z, log_prob), condition)
         if self.estimator == "dreg":
-            scale_gradient(z, weights.log_weights.detach().softmax(1))
+            reweight_gradient(z, weights.log_weights.detach().softmax(1))
         return IWAETerms(**self.iwae_terms(q, draws, weights, condition))
 
     def _fixed_posterior(self, features: Tensor) -> LatentDistribution:

@@ -112,22 +112,22 @@ class IWAE(VAE):
         return terms.negative_iwae_bound
 
 
-def scale_gradient(x: Tensor, factors: Tensor) -> None:
-    """Multiply the gradient that reaches a tensor (B, n, ...) by factors (B, n), from there on.
+def reweight_gradient(x: Tensor, weights: Tensor) -> None:
+    """Multiply the gradient with respect to a tensor (B, n, ...) by weights (B, n), in place.
 
-    The factors may be computed from what the tensor was used for, because they are needed in the
-    backward pass only. What is used elsewhere, such as a draw, is not changed if ``x`` is a view.
+    The weights may depend on what has been computed from the tensor, because only the backward
+    pass needs them. Pass a view to leave the gradients of other uses of the same tensor alone.
 
     Example:
         >>> import torch
         >>> parameter = torch.ones(2, 3, requires_grad=True)
         >>> x = parameter.view_as(parameter)
-        >>> scale_gradient(x, torch.tensor([[1.0, 2.0, 3.0]]).expand(2, 3))
+        >>> reweight_gradient(x, torch.tensor([[1.0, 2.0, 3.0]]).expand(2, 3))
         >>> x.sum().backward()
         >>> parameter.grad
         tensor([[1., 2., 3.],
                 [1., 2., 3.]])
     """
     if x.requires_grad:
-        factors = factors.view(*factors.shape, *[1] * (x.ndim - factors.ndim))
-        x.register_hook(lambda gradient: gradient * factors)
+        weights = weights.view(*weights.shape, *[1] * (x.ndim - weights.ndim))
+        x.register_hook(lambda gradient: gradient * weights)

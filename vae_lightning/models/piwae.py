@@ -5,7 +5,7 @@ from torch import Tensor
 
 from vae_lightning.distributions.posteriors import Draws
 from vae_lightning.functional import with_gradient_of
-from vae_lightning.models.iwae import IWAETerms, scale_gradient
+from vae_lightning.models.iwae import IWAETerms, reweight_gradient
 from vae_lightning.models.miwae import MIWAE, MIWAETerms
 from vae_lightning.models.vae import ELBOTerms
 from vae_lightning.randomness import Noise
@@ -65,7 +65,7 @@ class PIWAE(MIWAE):
         groups = values.unflatten(1, (self.num_bounds, self.num_samples))
         of_encoder = groups.softmax(2).flatten(1) / self.num_bounds
         for tensor in (*levels, log_q):
-            scale_gradient(tensor, of_encoder / of_decoder)
+            reweight_gradient(tensor, of_encoder / of_decoder)
         tight = with_gradient_of(
             -(of_decoder * weights.log_weights).sum(1), value=named["negative_iwae_bound"]
         )
