@@ -157,6 +157,19 @@ def test_checkpoints_are_told_apart_by_their_settings(folder, capsys):
     assert "at least two checkpoints" in failure(["rate_distortion", paths[0]], capsys)
 
 
+def test_a_curve_follows_numbers(folder, capsys):
+    paths = []
+    for width in (8, 6):
+        hidden = f"--model.encoder.hidden=[{width}]"
+        main(["fit", "--model=BetaVAE", *EXTRA, hidden, f"--name={width}"])
+        paths.append(f"runs/{width}/version_0/checkpoints/best.ckpt")
+    message = failure(["rate_distortion", *paths, "--along=model.encoder.hidden"], capsys)
+    assert message.startswith("--along model.encoder.hidden: [8] is not a number")
+    main(["rate_distortion", *paths, "--out=r"])
+    found = rows(folder / "r" / "rate_distortion.csv")
+    assert [row["model.encoder.hidden"] for row in found] == ["[8]", "[6]"]
+
+
 def test_udr_compares_seeds_of_one_setting(folder, capsys):
     main(["udr", "runs/betas", "--similarity=lasso"])
     out = capsys.readouterr().out
@@ -174,6 +187,18 @@ def test_udr_compares_seeds_of_one_setting(folder, capsys):
         (names[2], names[3]),
         (names[3], names[2]),
     }
+
+
+def test_udr_compares_checkpoints_of_the_same_model(folder, capsys):
+    paths = [checkpoint(folder, beta, seed) for beta in (1, 4) for seed in (0, 1)]
+    main(["udr", *paths, "--out=all.csv"])
+    found = {row["model"]: row for row in rows(folder / "all.csv")}
+    assert {float(row["model.beta"]) for row in found.values()} == {1, 4}
+    main(["udr", *paths[2:], "--out=two.csv"])
+    for row in rows(folder / "two.csv"):
+        assert row["udr"] == found[row["model"]]["udr"]
+    message = failure(["udr", paths[0], paths[2]], capsys)
+    assert "at least two trainings with the same settings" in message
 
 
 def test_udr_of_a_model_and_its_copy(folder, capsys):

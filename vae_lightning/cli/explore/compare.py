@@ -185,6 +185,35 @@ def names_of(models: list[Trained]) -> list[str]:
     return [short(trained.held.path) for trained in models]
 
 
+def varied_settings(models: list[Trained]) -> list[dict[str, Any]]:
+    """Return those settings of each model in which the models differ, by the name of the option."""
+    settings = [_settings(trained) for trained in models]
+    names = dict.fromkeys(name for each in settings for name in each)
+    varied = [n for n in names if len({repr(each.get(n)) for each in settings}) > 1]
+    return [{name: each.get(name) for name in varied} for each in settings]
+
+
+def _settings(trained: Trained) -> dict[str, Any]:
+    """Return a model's numbers, names and lists among its settings, by the name of the option."""
+    record = trained.held.record
+    return {
+        "model": record.model["class_path"].rpartition(".")[2],
+        **_flat("model", record.model.get("init_args", {})),
+    }
+
+
+def _flat(prefix: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in arguments.items():
+        key = f"{prefix}.{name}"
+        if isinstance(value, dict) and "class_path" in value:
+            found[key] = value["class_path"].rpartition(".")[2]
+            found |= _flat(key, value.get("init_args", {}))
+        elif isinstance(value, str | int | float | list) or value is None:
+            found[key] = value
+    return found
+
+
 def _standard_error(values: Tensor) -> float:
     """Return the standard error of the mean of independent values."""
     return values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.nan

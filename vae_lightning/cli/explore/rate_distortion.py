@@ -9,11 +9,12 @@ from torch import Tensor
 
 from vae_lightning.cli import rate_distortion
 from vae_lightning.cli.explore import items
-from vae_lightning.cli.explore.compare import check_data, kind_of, names_of
+from vae_lightning.cli.explore.compare import check_data, kind_of, names_of, varied_settings
 from vae_lightning.cli.explore.finished_runs import find, folder_of_all
 from vae_lightning.cli.explore.options import Parser, Trained, positive
 from vae_lightning.cli.explore.outputs import Outputs
 from vae_lightning.cli.rate_distortion import Measured
+from vae_lightning.cli.sweep_file import value_text
 from vae_lightning.errors import UserError
 from vae_lightning.randomness import Noise
 
@@ -59,11 +60,9 @@ def run(options: argparse.Namespace) -> None:
     names = [found.name for found in runs] if parent is not None else names_of(models)
     parameters = [found.parameters for found in runs]
     if not all(parameters):
-        parameters = [_settings(trained) for trained in models]
-        parameters = _varied(parameters)
-    if options.along is not None and not any(options.along in known for known in parameters):
-        varied = ", ".join(dict.fromkeys(key for each in parameters for key in each)) or "nothing"
-        raise UserError(f"--along {options.along}: the runs differ in {varied}")
+        parameters = varied_settings(models)
+    if options.along is not None:
+        _check_along(options.along, parameters)
     measured = []
     for name, known, trained in zip(names, parameters, models, strict=True):
         found = _measure(name, known, trained, options)
@@ -85,6 +84,23 @@ def run(options: argparse.Namespace) -> None:
     outputs.table(rate_distortion.NAME, [found.row() for found in measured])
     outputs.figure(rate_distortion.NAME, figure)
     outputs.report()
+
+
+def _check_along(name: str, parameters: list[dict[str, Any]]) -> None:
+    """Check that a curve can follow a parameter.
+
+    Raises:
+        UserError: If the runs do not differ in it, or a value is not a number.
+    """
+    if not any(name in known for known in parameters):
+        varied = ", ".join(dict.fromkeys(key for each in parameters for key in each)) or "nothing"
+        raise UserError(f"--along {name}: the runs differ in {varied}")
+    for known in parameters:
+        value = known.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float | None):
+            raise UserError(
+                f"--along {name}: {value_text(value)} is not a number, and a curve needs an order"
+            )
 
 
 def _measure(
@@ -124,31 +140,3 @@ def _measure(
 
 def _standard_error(values: Tensor) -> float:
     return values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.nan
-
-
-def _settings(trained: Trained) -> dict[str, Any]:
-    """Return the settings of a model that are numbers or names, by the name of the option."""
-    record = trained.held.record
-    return {
-        "model": record.model["class_path"].rpartition(".")[2],
-        **_flat("model", record.model.get("init_args", {})),
-    }
-
-
-def _flat(prefix: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in arguments.items():
-        key = f"{prefix}.{name}"
-        if isinstance(value, dict) and "class_path" in value:
-            found[key] = value["class_path"].rpartition(".")[2]
-            found |= _flat(key, value.get("init_args", {}))
-        elif isinstance(value, str | int | float) or value is None:
-            found[key] = value
-    return found
-
-
-def _varied(settings: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the settings that are not the same for all."""
-    names = dict.fromkeys(name for each in settings for name in each)
-    varied = [n for n in names if len({repr(each.get(n)) for each in settings}) > 1]
-    return [{name: each.get(name) for name in varied} for each in settings]

@@ -1,6 +1,7 @@
 """``vae udr``: whether several trainings find the same latents."""
 
 import argparse
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from vae_lightning import explore
 from vae_lightning.cli.explore import items
-from vae_lightning.cli.explore.compare import check_data, names_of
+from vae_lightning.cli.explore.compare import check_data, names_of, varied_settings
 from vae_lightning.cli.explore.finished_runs import FinishedRun, find, folder_of_all
 from vae_lightning.cli.explore.options import Parser, Trained, positive
 from vae_lightning.cli.explore.outputs import Outputs
@@ -19,6 +20,15 @@ from vae_lightning.models.capabilities import Capability
 
 _INFORMATIVE = 0.01
 """KL in nats above which a latent is informative; without one, variance of the posterior mean."""
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Runs that differ in nothing but the seed, and the settings that they share."""
+
+    setting: dict[str, Any]
+    runs: list[FinishedRun] = field(default_factory=list)
+    models: list[Trained] = field(default_factory=list)
 
 
 def parser() -> Parser:
@@ -46,18 +56,17 @@ def parser() -> Parser:
 def run(options: argparse.Namespace) -> None:
     """Score the models, and write tables."""
     runs = find(options.checkpoints)
-    groups = _groups(runs)
+    groups = _groups(runs, [Trained.load(options, str(run.checkpoint)) for run in runs])
     outputs = Outputs(options, _parent(runs, options), "udr", (".csv",))
     rows: list[dict[str, Any]] = []
     pairs: list[dict[str, Any]] = []
-    first: Trained | None = None
-    for setting, members in groups:
-        models = [Trained.load(options, str(member.checkpoint)) for member in members]
-        first = first or models[0]
+    first = groups[0].models[0]
+    for group in groups:
+        models, setting = group.models, group.setting
         for trained in models:
             trained.model.require(Capability.CONTINUOUS_LATENT)
             check_data(first, trained, options.split)
-        names = [member.name for member in members]
+        names = [member.name for member in group.runs]
         if not all(names):
             names = names_of(models)
         latents, informative = zip(*(_latents(model, options) for model in models), strict=True)
@@ -83,17 +92,20 @@ def _parent(runs: list[FinishedRun], options: argparse.Namespace) -> Any:
     return folder_of_all(runs) or Trained.load(options, str(runs[0].checkpoint)).held
 
 
-def _groups(runs: list[FinishedRun]) -> list[tuple[dict[str, Any], list[FinishedRun]]]:
-    """Return the runs to be compared with each other, with the settings that they share.
+def _groups(runs: list[FinishedRun], models: list[Trained]) -> list[_Group]:
+    """Group the runs of the same settings: those of a sweep, else those of the models.
 
     Raises:
         UserError: If there are no two of the same settings.
     """
-    groups: dict[str, tuple[dict[str, Any], list[FinishedRun]]] = {}
-    for run in runs:
-        setting = {k: v for k, v in run.parameters.items() if not is_seed(k)}
-        groups.setdefault(repr((run.folder, setting)), (setting, []))[1].append(run)
-    kept = [group for group in groups.values() if len(group[1]) > 1]
+    groups: dict[str, _Group] = {}
+    for run, trained, varied in zip(runs, models, varied_settings(models), strict=True):
+        parameters = run.parameters or varied
+        setting = {k: v for k, v in parameters.items() if not is_seed(k)}
+        group = groups.setdefault(repr((run.folder, setting)), _Group(setting))
+        group.runs.append(run)
+        group.models.append(trained)
+    kept = [group for group in groups.values() if len(group.runs) > 1]
     if not kept:
         raise UserError(
             "UDR compares at least two trainings with the same settings and other seeds: give "
