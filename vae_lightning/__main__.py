@@ -1,6 +1,7 @@
 """The ``vae`` command. What can be answered without torch is answered here, at once."""
 
 import difflib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -49,7 +50,16 @@ def main(args: Sequence[str] | None = None) -> None:
     write_plainly()
     if args is None:
         own_modules.find_in_working_folder()
-    args = list(sys.argv[1:] if args is None else args)
+    try:
+        _run(list(sys.argv[1:] if args is None else args))
+        sys.stdout.flush()
+    except BrokenPipeError:  # as in `vae fit --model.help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(exit_codes.ERROR) from None
+
+
+def _run(args: list[str]) -> None:
+    """Run the command that the arguments name."""
     if args[:1] != ["sweep"]:  # whose trainings get all of its arguments
         args, modules = own_modules.split(args)
     if not args:

@@ -97,6 +97,17 @@ def test_answers_without_importing_torch(args):
     assert time.monotonic() - start < 5  # on a busy machine; 0.1 s else
 
 
+@pytest.mark.parametrize("args", [["--help"], ["fit", "--model.help"], ["sample", "--help"]])
+def test_a_reader_that_closes_the_pipe_ends_the_command_quietly(args):
+    code = "from vae_lightning.__main__ import main; main()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() in (0, 1)  # argparse ignores it
+
+
 WORDS = [
     (["fi"], {"fit", "figure"}),
     (["fit", "--model.bet"], {"--model.beta", "--model.beta_zero"}),

@@ -26,6 +26,8 @@ def run(args: Sequence[str]) -> None:
             command_line = CommandLine.read(args)
             with imports_restricted(command_line.named_classes):
                 Command(command_line)
+    except BrokenPipeError:
+        raise
     except Exception as error:
         if os.environ.get(error_messages.TRACEBACK):
             raise

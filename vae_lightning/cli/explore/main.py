@@ -22,6 +22,8 @@ def run(command: str, args: Sequence[str]) -> None:
         module = import_module(f"vae_lightning.cli.explore.{command}")
         options = module.parser().parse_args(args)
         module.run(options)
+    except BrokenPipeError:
+        raise
     except (ValueError, RuntimeError, OSError, ImportError) as error:
         if os.environ.get("VAE_TRACEBACK"):
             raise
