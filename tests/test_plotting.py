@@ -693,6 +693,18 @@ def test_the_vectors_of_codes_are_rows_of_a_matrix():
         plotting.code_maps(x, x, {"": codes}, {"": torch.zeros(40)})
 
 
+def test_traversals_leave_the_end_of_short_rows_white() -> None:
+    black = torch.zeros(2, 4, 1, 8, 8)
+    figure = plotting.traversals(black, ["z0", "c1"], [0, 1, 2, 3], counts=[4, 2])
+    pixels = np.asarray(figure.axes[0].images[0].get_array())
+    height, width = pixels.shape[0] // 2, pixels.shape[1] // 4
+    means = [
+        [pixels[r * height :][:height, c * width :][:, :width].mean() for c in range(4)]
+        for r in range(2)
+    ]
+    assert np.less(means, 100).tolist() == [[True] * 4, [True, True, False, False]]
+
+
 def test_traversals_of_one_column_have_room_for_the_decoded_image_only() -> None:
     images, one = torch.rand(2, 1, 1, 8, 8), torch.rand(1, 8, 8)
     figure = plotting.traversals(images, ["z0", "z1"], [0.0], original=one, decoded=one)

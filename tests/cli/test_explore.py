@@ -98,9 +98,8 @@ SEVERAL = {"compare", "rate_distortion", "udr"}
 
 WITHOUT = {
     ("sample", "vq"): "this VQVAE has no prior to draw samples from",
-    ("traverse", "hierarchical"): "has no continuous latent vector",
-    ("traverse", "categorical"): "has no continuous latent vector",
-    ("traverse", "vq"): "has no continuous latent vector",
+    ("traverse", "hierarchical"): "has no latent variables that could be moved one at a time",
+    ("traverse", "vq"): "has no latent variables that could be moved one at a time",
     ("interpolate", "vq"): "has no latent vector",
 }
 

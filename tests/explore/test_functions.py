@@ -2,17 +2,30 @@
 
 import io
 import math
+from functools import partial
 
 import pytest
 import torch
 from PIL import Image
 
-from vae_lightning import VAE, VQVAE, WAE, HierarchicalVAE, LadderVAE, VampPrior, explore
+from vae_lightning import (
+    VAE,
+    VQVAE,
+    WAE,
+    HierarchicalVAE,
+    JointVAE,
+    LadderVAE,
+    VampPrior,
+    explore,
+)
 from vae_lightning.distributions import likelihoods
 from vae_lightning.distributions.mixture_prior import MixtureOfGaussians
+from vae_lightning.distributions.posteriors import GaussianPosterior
+from vae_lightning.distributions.priors import StandardNormal
+from vae_lightning.distributions.product import ProductPosterior, ProductPrior
 from vae_lightning.distributions.von_mises_fisher import UniformSphere, VonMisesFisherPosterior
 from vae_lightning.explore.interpolation import path_vectors
-from vae_lightning.explore.traversal import dimension_use
+from vae_lightning.explore.traversal import dimension_use, middle, most_used
 from vae_lightning.models.capabilities import MissingCapabilityError
 from vae_lightning.nets import MLPDecoder, MLPEncoder
 from vae_lightning.randomness import Noise, generator
@@ -99,7 +112,8 @@ def test_wrong_arguments_of_samples(vae):
 def test_a_traversal_moves_one_dimension(vae):
     z = torch.tensor([0.3, -1.2, 2.0])
     made = explore.traverse(vae, z, [2, 0], steps=5, limit=2)
-    assert made.same_scale
+    assert made.axis_label == "value of the latent dimension"
+    assert (made.names, made.counts) == (["z2", "z0"], [5, 5])
     torch.testing.assert_close(made.values, torch.tensor([-2.0, -1, 0, 1, 2]))
     torch.testing.assert_close(made.own, torch.tensor([2.0, 0.3]))
     torch.testing.assert_close(made.decoded, vae.decode(z[None])[0])
@@ -120,8 +134,61 @@ def test_own_values_on_the_scale_of_another_prior():
     values = torch.linspace(-2, 2, 9, dtype=torch.float64)
     quantiles = model.latent_quantiles(torch.special.ndtr(values))
     made = explore.traverse(model, quantiles[3].float(), [0, 1], steps=9, limit=2)
-    assert not made.same_scale
+    assert made.axis_label.startswith("quantile of the prior")
     torch.testing.assert_close(made.own, torch.full((2,), values[3].item()), atol=1e-3, rtol=0)
+
+
+def test_a_traversal_goes_through_categories():
+    """Of two numbers, a variable of three categories and one of seven, more than the steps."""
+    torch.manual_seed(0)
+    vae = JointVAE(num_continuous=2, categories=[3, 7], **MLP)
+    z = torch.tensor([0.3, -1.2, 0, 1, 0, 0, 0, 0, 0, 0, 1, 0])
+    made = explore.traverse(vae, z, [3, 1, 2], steps=5, limit=2)
+    assert made.names == ["c3", "z1", "c2"]
+    assert made.counts == [7, 7, 3]
+    torch.testing.assert_close(made.values, torch.linspace(-2, 2, 7))
+    torch.testing.assert_close(made.own, torch.tensor([4 / 3, -1.2, -4 / 3]))
+    for row, (first, size) in [(0, (5, 7)), (2, (2, 3))]:
+        for category in range(size):
+            moved = z.clone()
+            moved[first : first + size] = 0
+            moved[first + category] = 1
+            torch.testing.assert_close(
+                made.images[row, category], vae.decode(moved[None])[0], atol=1e-5, rtol=0
+            )
+    assert made.images[2, 3:].eq(made.images[2, 2]).all()
+    moved = z.repeat(7, 1)
+    moved[:, 1] = made.values
+    torch.testing.assert_close(made.images[1], vae.decode(moved), atol=1e-5, rtol=0)
+    only = explore.traverse(vae, z, [2], steps=5)
+    assert (only.values.tolist(), only.own.tolist()) == ([0, 1, 2], [1])
+    assert only.axis_label == "category"
+    start = middle(vae)
+    assert start[:2].abs().max() < 1e-6
+    assert [part.sum().item() for part in start[2:].split([3, 7])] == [1, 1]
+    assert start[2:].unique().tolist() == [0, 1]
+
+
+def test_points_of_a_curved_part_are_not_moved():
+    parts = {
+        "prior": partial(ProductPrior, priors=(StandardNormal, UniformSphere), sizes=(2, 3)),
+        "posterior": partial(
+            ProductPosterior, posteriors=(GaussianPosterior, VonMisesFisherPosterior), sizes=(2, 3)
+        ),
+    }
+    vae = VAE(latent_dim=5, **parts, **MLP)
+    x = torch.rand(6, *SHAPE)
+    use, unit = dimension_use(vae, x)
+    torch.testing.assert_close(use, vae.latent_kl(x).mean(0))
+    assert (len(use), unit) == (3, "KL")
+    assert most_used(vae, torch.tensor([0.1, 0.2, 9.0]), rows=5) == [1, 0]
+    with pytest.raises(ValueError, match="latent dimension 2 is a point"):
+        explore.traverse(vae, torch.zeros(5), [2])
+    torch.testing.assert_close(middle(vae)[2:].norm(), torch.tensor(1.0))
+    sphere = {"prior": UniformSphere, "posterior": VonMisesFisherPosterior}
+    vae = VAE(latent_dim=3, **sphere, **MLP)
+    with pytest.raises(MissingCapabilityError, match="no latent variables that could be moved"):
+        explore.traverse(vae, torch.zeros(3), [0])
 
 
 @pytest.mark.parametrize(

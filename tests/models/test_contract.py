@@ -347,7 +347,7 @@ def calls(model, batch):
             lambda: levels(model.encode_indices(batch.x, label))[0],
             (16, None, None),
         ),
-        Capability.CONTINUOUS_LATENT: (
+        Capability.TRAVERSABLE: (
             lambda: model.latent_quantiles(torch.tensor([0.1, 0.5, 0.9])),
             (3, model.latent_size),
         ),

@@ -192,6 +192,7 @@ def test_capabilities_are_those_of_a_pair():
     for missing in (
         Capability.LATENT_VECTOR,
         Capability.CONTINUOUS_LATENT,
+        Capability.TRAVERSABLE,
         Capability.KL_PER_DIMENSION,
     ):
         assert not vae.has(missing)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from vae_lightning.distributions.posteriors import Draws, LatentDistribution
 from vae_lightning.distributions.priors import Prior
+from vae_lightning.distributions.variables import Kind, Variable, variables
 from vae_lightning.randomness import Noise
 
 
@@ -101,6 +102,11 @@ class UniformCategorical(Prior):
         self.num_categories = num_categories
         self.num_variables = latent_dim // num_categories
         self.support = one_hot_support(num_categories)
+
+    @property
+    def variables(self) -> tuple[Variable, ...]:
+        """The categorical variables."""
+        return variables(Kind.CATEGORY, self.latent_dim, self.num_categories)
 
     def log_prob(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         """See `Prior.log_prob`; the probability of one-hot vectors."""

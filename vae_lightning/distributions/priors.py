@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from vae_lightning import randomness
 from vae_lightning.distributions.posteriors import REAL, LatentDistribution
+from vae_lightning.distributions.variables import Kind, Variable, variables
 from vae_lightning.functional import standard_normal_log_prob
 
 _QUANTILE_SAMPLES = 20_000
@@ -55,6 +56,13 @@ class Prior(nn.Module, ABC):
         super().__init__()
         self.latent_dim = latent_dim
         self.cond_features = cond_features
+
+    @property
+    def variables(self) -> tuple[Variable, ...]:
+        """The latent variables: one of each dimension, unless latents are not real vectors."""
+        if self.support == REAL:
+            return variables(Kind.NUMBER, self.latent_dim)
+        return variables(Kind.POINT, self.latent_dim, self.latent_dim)
 
     @abstractmethod
     def log_prob(self, z: Tensor, condition: Tensor | None = None) -> Tensor:

@@ -13,6 +13,7 @@ from vae_lightning.distributions.posteriors import (
     Posterior,
 )
 from vae_lightning.distributions.priors import Prior, StandardNormal
+from vae_lightning.distributions.variables import Variable, joined
 from vae_lightning.randomness import Noise
 
 
@@ -173,6 +174,11 @@ class ProductPrior(Prior):
         self.parts = nn.ModuleList(made)
         self.support = _support([part.support for part in made], self.sizes)
         self.has_density = all(part.has_density for part in made)
+
+    @property
+    def variables(self) -> tuple[Variable, ...]:
+        """The variables of the parts."""
+        return joined(part.variables for part in self._parts)
 
     def log_prob(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         """See `Prior.log_prob`; the sum of those of the parts."""

@@ -1,4 +1,4 @@
-"""Move one latent dimension at a time."""
+"""Move one latent variable at a time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,38 +6,39 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vae_lightning.distributions.variables import Kind, Variable
 from vae_lightning.models.capabilities import Capability
 from vae_lightning.models.image_model import Labels
 from vae_lightning.models.inference import GenerativeModel
+from vae_lightning.randomness import generator
 
 
 @dataclass(frozen=True)
 class Traversal:
-    """Images along latent dimensions.
+    """Images along latent variables.
 
     Attributes:
-        images: Images in [0, 1], one row per dimension, (D, S, C, H, W).
-        dimensions: The dimensions of the rows.
+        images: Images in [0, 1], one row per variable, (D, S, C, H, W). The last category is
+            repeated in rows of variables with fewer than S categories.
+        counts: Numbers of different images in the rows.
+        dimensions: Numbers of the variables.
+        names: Short names of the variables: the number, after a z for a number or a c for a
+            category.
         values: Values of the columns: those of the dimension under a N(0, I) prior, else the ones
-            that N(0, 1) has at the same quantiles, (S,).
+            that N(0, 1) has at the same quantiles, (S,). Categories are in their order.
         own: Value of the unmoved latent in each row on the scale of ``values``, (D,).
         decoded: The unmoved latent as an image, (C, H, W).
-        same_scale: Whether ``values`` are those of the dimension.
+        axis_label: What the values are, for the axis of a figure.
     """
 
     images: Tensor
+    counts: list[int]
     dimensions: list[int]
+    names: list[str]
     values: Tensor
     own: Tensor
     decoded: Tensor
-    same_scale: bool
-
-    @property
-    def axis_label(self) -> str:
-        """What the values are, for the axis of a figure."""
-        if self.same_scale:
-            return "value of the latent dimension"
-        return "quantile of the prior, by the value that N(0, 1) has there"
+    axis_label: str
 
 
 def traverse(
@@ -49,58 +50,116 @@ def traverse(
     steps: int = 11,
     limit: float = 3.0,
 ) -> Traversal:
-    """Decode a latent with one dimension at a time moved through the quantiles of the prior.
+    """Decode a latent with one of its variables at a time moved.
+
+    A number goes through the quantiles of the prior, a categorical variable through its categories.
 
     Args:
-        model: A model with a continuous latent vector.
+        model: A model with latent variables that can be moved.
         z: The latent, (L,).
-        dimensions: The D dimensions to move.
+        dimensions: Numbers of the D variables to move. If all variables are numbers, these are
+            dimensions of the latent.
         label: Class of the images, for conditional models.
-        steps: Number of values S.
+        steps: Number of values of a number. It is raised to the largest number of categories.
         limit: The values go from ``-limit`` to ``limit``, in standard deviations of N(0, 1).
 
     Returns:
         The images and the values.
 
     Raises:
-        MissingCapabilityError: If the latent is not a continuous vector.
-        ValueError: If a dimension does not exist, or a number is out of range.
+        MissingCapabilityError: If no latent variable can be moved.
+        ValueError: If a variable does not exist or cannot be moved, or a number is out of range.
 
     Example:
         >>> from vae_lightning import VAE
         >>> traverse(VAE(latent_dim=4), torch.zeros(4), [0, 3], steps=5).images.shape
         torch.Size([2, 5, 1, 28, 28])
     """
-    model.require(Capability.CONTINUOUS_LATENT)
-    size = len(z)
-    for dimension in dimensions:
-        if not 0 <= dimension < size:
-            raise ValueError(f"there is no latent dimension {dimension}: give 0..{size - 1}")
+    model.require(Capability.TRAVERSABLE)
+    known = model.latent_variables
+    for number in dimensions:
+        if not 0 <= number < len(known):
+            raise ValueError(f"there is no latent dimension {number}: give 0..{len(known) - 1}")
+        if not known[number].is_movable:
+            raise ValueError(f"latent dimension {number} is a point in a space without directions")
     if steps < 2 or not limit > 0:
         raise ValueError(f"steps must be at least 2 and limit positive, got {steps} and {limit}")
-    # In float64, because float32 would lose digits in ndtr and its inverse.
-    values = torch.linspace(-limit, limit, steps, dtype=torch.float64)
-    # Quantiles of the prior at the levels that the values have under N(0, 1), below 1.
-    levels = torch.special.ndtr(values).clamp(1e-15, 1 - 1e-15)
-    quantiles = model.latent_quantiles(levels)  # (S, L)
+    moved = [known[number] for number in dimensions]
+    categories = [len(v.dimensions) for v in moved if v.kind is Kind.CATEGORY]
+    only_categories = len(categories) == len(moved)
+    steps = max([0 if only_categories else steps, *categories])
+    if only_categories:
+        values = torch.arange(steps, dtype=torch.float64)
+        quantiles = torch.zeros(steps, len(z))
+    else:
+        # In float64, because float32 would lose digits in ndtr and its inverse.
+        values = torch.linspace(-limit, limit, steps, dtype=torch.float64)
+        # Quantiles of the prior at the levels that the values have under N(0, 1), below 1.
+        levels = torch.special.ndtr(values).clamp(1e-15, 1 - 1e-15)
+        quantiles = model.latent_quantiles(levels).float()  # (S, L)
     z = z.cpu().float()
-    moved = z.repeat(len(dimensions), steps, 1)  # (D, S, L)
-    for row, dimension in enumerate(dimensions):
-        moved[row, :, dimension] = quantiles[:, dimension]
-    same_scale = quantiles.allclose(values[:, None].to(quantiles))
-    own = [
-        z[d].item() if same_scale else _interpolated(z[d].item(), quantiles[:, d], values)
-        for d in dimensions
-    ]
-    decoded = model.decode(torch.cat([moved.flatten(0, 1), z[None]]), label).cpu()
+    rows, own, counts, same_scale = [], [], [], True
+    for variable in moved:
+        row = z.repeat(steps, 1)
+        first, size = variable.dimensions.start, len(variable.dimensions)
+        here = slice(first, first + size)
+        if variable.kind is Kind.CATEGORY:
+            row[:, here] = torch.eye(size)[torch.arange(steps).clamp(max=size - 1)]
+            own.append(values[z[here].argmax()].item())
+            counts.append(size)
+        else:
+            row[:, first] = quantiles[:, first]
+            same = quantiles[:, first].allclose(values.float())
+            value = z[first].item()
+            own.append(value if same else _interpolated(value, quantiles[:, first], values))
+            counts.append(steps)
+            same_scale = same_scale and same
+        rows.append(row)
+    decoded = model.decode(torch.cat([*rows, z[None]]), label).cpu()
     return Traversal(
-        decoded[:-1].unflatten(0, moved.shape[:2]),
-        list(dimensions),
-        values.float(),
-        torch.tensor(own),
-        decoded[-1],
-        same_scale,
+        images=decoded[:-1].unflatten(0, (len(rows), steps)),
+        counts=counts,
+        dimensions=list(dimensions),
+        names=[_name(number, known[number]) for number in dimensions],
+        values=values.float(),
+        own=torch.tensor(own),
+        decoded=decoded[-1],
+        axis_label=_axis_label(bool(categories), only_categories, same_scale),
     )
+
+
+def _name(number: int, variable: Variable) -> str:
+    return f"{'c' if variable.kind is Kind.CATEGORY else 'z'}{number}"
+
+
+def _axis_label(categories: bool, only_categories: bool, same_scale: bool) -> str:
+    if only_categories:
+        return "category"
+    if same_scale:
+        label = "value of the latent dimension"
+    else:
+        label = "quantile of the prior, by the value that N(0, 1) has there"
+    return f"{label}; categories in their order" if categories else label
+
+
+def middle(model: GenerativeModel, label: int | None = None) -> Tensor:
+    """Return a latent in the middle of the prior, (L,): medians, and a draw of what has none.
+
+    Args:
+        model: A model with latent variables that can be moved.
+        label: Class of the draw, for conditional models.
+    """
+    model.require(Capability.TRAVERSABLE)
+    medians = model.latent_quantiles(torch.tensor([0.5]))[0].float()
+    numbers = [v.dimensions[0] for v in model.latent_variables if v.kind is Kind.NUMBER]
+    if len(numbers) == len(medians):
+        return medians
+    condition = model.encode_labels(label, 1)
+    drawn = model.sample_latents(1, condition, generator(0, "middle of the prior"))
+    assert isinstance(drawn, Tensor)
+    z = drawn[0].detach().cpu().float()
+    z[numbers] = medians[numbers]
+    return z
 
 
 def _interpolated(value: float, quantiles: Tensor, values: Tensor) -> float:
@@ -113,7 +172,7 @@ def _interpolated(value: float, quantiles: Tensor, values: Tensor) -> float:
 
 
 def dimension_use(model: GenerativeModel, x: Tensor, label: Labels = None) -> tuple[Tensor, str]:
-    """Measure how much a model uses each latent dimension.
+    """Measure how much a model uses each latent variable.
 
     Args:
         model: A model with a latent vector.
@@ -121,11 +180,27 @@ def dimension_use(model: GenerativeModel, x: Tensor, label: Labels = None) -> tu
         label: Their classes, for conditional models.
 
     Returns:
-        The mean KL of each dimension in nats, or the variance of the latents where it has no closed
-        form or is one of variables with several dimensions, (L,), and which of the two it is.
+        The mean KL of each variable in nats, or the variance of the latents, summed over its
+        dimensions, where the KL has no closed form for each; (V,), and which of the two it is. If
+        all variables are numbers, they are the dimensions.
     """
+    variables = model.latent_variables
     if model.has(Capability.KL_PER_DIMENSION):
         kl = model.latent_kl(x, label).mean(0).cpu()
-        if len(kl) == model.latent_size:
+        if len(kl) == len(variables):
             return kl, "KL"
-    return model.latent_vectors(x, label).var(0, correction=0).cpu(), "variance"
+    variance = model.latent_vectors(x, label).var(0, correction=0).cpu()
+    return torch.stack([variance[list(v.dimensions)].sum() for v in variables]), "variance"
+
+
+def most_used(model: GenerativeModel, use: Tensor | None, rows: int) -> list[int]:
+    """Return the numbers of the variables that can be moved and are used most.
+
+    Args:
+        model: A model with latent variables.
+        use: Their use, (V,), see `dimension_use`; None if it is not known.
+        rows: How many at most.
+    """
+    variables = model.latent_variables
+    order = range(len(variables)) if use is None else use.argsort(descending=True).tolist()
+    return [number for number in order if variables[number].is_movable][:rows]

@@ -93,6 +93,7 @@ class Hierarchy(VAE, ABC):
         return super().capabilities - {
             Capability.LATENT_VECTOR,
             Capability.CONTINUOUS_LATENT,
+            Capability.TRAVERSABLE,
             Capability.KL_PER_DIMENSION,
         }
 

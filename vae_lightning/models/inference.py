@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vae_lightning.distributions.likelihoods import Likelihood
 from vae_lightning.distributions.posteriors import Latents
+from vae_lightning.distributions.variables import Variable
 from vae_lightning.models.capabilities import Capability, MissingCapabilityError
 from vae_lightning.models.image_model import ImageModel, Labels, ObjectiveTerms
 from vae_lightning.randomness import Noise
@@ -227,10 +228,17 @@ class GenerativeModel(ImageModel, ABC):
     def latent_quantiles(self, p: Tensor) -> Tensor:
         """Return quantiles of the prior in each latent dimension, (P, L), for probabilities (P,).
 
+        Only those of variables that are numbers mean anything.
+
         Raises:
-            MissingCapabilityError: If the latent is not a continuous vector with a prior.
+            MissingCapabilityError: If no latent variable can be moved.
         """
-        raise MissingCapabilityError(type(self).__name__, Capability.CONTINUOUS_LATENT)
+        raise MissingCapabilityError(type(self).__name__, Capability.TRAVERSABLE)
+
+    @property
+    def latent_variables(self) -> tuple[Variable, ...]:
+        """The variables that the latent vector consists of; none if the latent is not a vector."""
+        return ()
 
     @property
     def latent_size(self) -> int | None:

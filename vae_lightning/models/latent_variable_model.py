@@ -18,6 +18,7 @@ from vae_lightning.distributions.posteriors import (
     Posterior,
 )
 from vae_lightning.distributions.priors import Prior, StandardNormal, TrainingImages
+from vae_lightning.distributions.variables import Variable
 from vae_lightning.models.base import BaseVAE
 from vae_lightning.models.capabilities import Capability
 from vae_lightning.models.image_model import Labels
@@ -144,6 +145,8 @@ class LatentVariableModel(BaseVAE):
             found.add(Capability.DENSITY)
         if self.posterior_family.support == REAL:
             found.add(Capability.CONTINUOUS_LATENT)
+        if any(variable.is_movable for variable in self.prior.variables):
+            found.add(Capability.TRAVERSABLE)
         if self.has_closed_form_kl:
             found.add(Capability.KL_PER_DIMENSION)
         if self.has_posterior_density:
@@ -284,9 +287,14 @@ class LatentVariableModel(BaseVAE):
         """See `GenerativeModel.latent_size`."""
         return self.latent_dim if self.has(Capability.LATENT_VECTOR) else None
 
+    @property
+    def latent_variables(self) -> tuple[Variable, ...]:
+        """See `GenerativeModel.latent_variables`."""
+        return self.prior.variables if self.has(Capability.LATENT_VECTOR) else ()
+
     def latent_quantiles(self, p: Tensor) -> Tensor:
         """See `GenerativeModel.latent_quantiles`."""
-        self.require(Capability.CONTINUOUS_LATENT)
+        self.require(Capability.TRAVERSABLE)
         with self.inference():
             return self.prior.marginal_quantiles(p).cpu()
 

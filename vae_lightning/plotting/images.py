@@ -127,21 +127,23 @@ def traversals(
     original: Tensor | None = None,
     decoded: Tensor | None = None,
     own: Sequence[float] = (),
+    counts: Sequence[int] = (),
 ) -> Figure:
-    """Draw how an image changes with one latent dimension at a time.
+    """Draw how an image changes with one latent variable at a time.
 
     With ``decoded``, a first row shows the image itself and its reconstruction. With ``own``, a
     mark in each row shows where the image is.
 
     Args:
-        images: Images in [0, 1] for D latent dimensions at S values each, (D, S, C, H, W).
+        images: Images in [0, 1] for D latent variables at S values each, (D, S, C, H, W).
         row_labels: The D labels on the left, such as ``"z7  KL 2.31"``.
-        values: The S values of the latent dimension, written below the columns.
+        values: The S values of the latent variable, written below the columns.
         x_label: What the values are.
         title: Title of the figure.
         original: The image that was encoded, (C, H, W).
         decoded: Its reconstruction, or the image at the unmoved latent, (C, H, W).
         own: The D values that the unmoved latent has.
+        counts: How many of the S images in each row are drawn; by default all.
 
     Returns:
         The figure.
@@ -159,7 +161,9 @@ def traversals(
     images = check_images(where, "images", images, "D S C H W")
     check_length(where, "row_labels", row_labels, images.shape[0], "row")
     numbers = check_values(where, values, images.shape[1], "column")
-    places, blank = [], 0
+    counts = [*counts] or [images.shape[1]] * images.shape[0]
+    check_length(where, "counts", counts, images.shape[0], "row")
+    places = []
     if own:
         check_length(where, "own", own, images.shape[0], "row")
         columns = np.interp(own, numbers, np.arange(len(numbers)))
@@ -172,8 +176,9 @@ def traversals(
             first, names = torch.cat([encoded, first]), ["original", "decoded"]
         if len(first) > images.shape[1]:  # no room for both
             first, names = first[-1:], ["decoded"]
-        blank = images.shape[1] - len(first)
-        first = torch.cat([first, first[:1].expand(blank, -1, -1, -1)])
+        counts = [len(first), *counts]
+        missing = images.shape[1] - len(first)
+        first = torch.cat([first, first[:1].expand(missing, -1, -1, -1)])
         images = torch.cat([first[None], images])
         row_labels = [", ".join(names), *row_labels]
         places = [(row + 1, column) for row, column in places]
@@ -184,7 +189,7 @@ def traversals(
         values=number_labels(numbers),
         x_label=x_label,
         marks=places,
-        blank=blank,
+        counts=counts,
     )
 
 

@@ -91,7 +91,7 @@ def draw_labeled_rows(
     values: Sequence[str] = (),
     x_label: str = "",
     marks: Sequence[tuple[int, float]] = (),
-    blank: int = 0,
+    counts: Sequence[int] | None = None,
 ) -> Figure:
     """Draw images as labeled rows.
 
@@ -102,7 +102,7 @@ def draw_labeled_rows(
         values: The S labels below the columns, or none.
         x_label: Label below them.
         marks: Rows and columns, which may lie between two images, to mark below an image.
-        blank: Number of images at the end of the first row to leave out.
+        counts: Numbers of images in the rows; by default S. Those behind are left out.
 
     Returns:
         The figure.
@@ -112,7 +112,8 @@ def draw_labeled_rows(
     available = MAX_WIDTH - 2 * EDGE - PAD - min(max_width(labels), MAX_LABEL)
     scale = Scale.fit(images, rows, columns, available, MAX_TALL_HEIGHT)
     tiles = scale.tiles(images)
-    tiles[0, columns - blank :] = 255
+    for row, count in enumerate(counts or ()):
+        tiles[row, count:] = 255
     tile_height, tile_width = tiles.shape[2:4]
     labels = wrap_labels(labels, tile_height)
     mosaic = Mosaic.build(tiles, gap=scale.gap)

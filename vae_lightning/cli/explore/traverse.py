@@ -1,4 +1,4 @@
-"""``vae traverse``: move one latent dimension at a time."""
+"""``vae traverse``: move one latent variable at a time."""
 
 import argparse
 
@@ -9,7 +9,7 @@ from vae_lightning.cli.explore import items
 from vae_lightning.cli.explore.options import Parser, Trained, positive
 from vae_lightning.cli.explore.outputs import Outputs
 from vae_lightning.errors import UserError
-from vae_lightning.explore.traversal import dimension_use, traverse
+from vae_lightning.explore.traversal import dimension_use, middle, most_used, traverse
 from vae_lightning.models.capabilities import Capability
 
 _USE_IMAGES = 500
@@ -20,7 +20,8 @@ def parser() -> Parser:
     """Return the parser of the command."""
     made = Parser(
         "traverse",
-        "Decode an item with one latent dimension at a time moved.",
+        "Decode an item with one latent variable at a time moved: a number through the quantiles\n"
+        "of the prior, a categorical variable through its categories.",
         "vae traverse --ckpt_path runs/vae/version_0/checkpoints/best.ckpt --index 17 "
         "--dimensions 3 5",
     )
@@ -44,12 +45,12 @@ def run(options: argparse.Namespace) -> None:
     """Draw the traversals, and write a picture, an animation and an array."""
     trained = Trained.load(options)
     model, label = trained.model, trained.label(options.label)
-    model.require(Capability.CONTINUOUS_LATENT)
+    model.require(Capability.TRAVERSABLE)
     outputs = Outputs(options, trained.held, "traverse", (".png", ".gif", ".npz"))
     if options.prior:
         if model.conditional and label is None:
             raise UserError(f"this {type(model).__name__} is conditional: give --label")
-        z, what = model.latent_quantiles(torch.tensor([0.5]))[0], "the middle of the prior"
+        z, what = middle(model, label), "the middle of the prior"
         original = None
     else:
         given = items.choose(options, trained)
@@ -64,19 +65,19 @@ def run(options: argparse.Namespace) -> None:
     use, unit, note = _use(options, trained)
     dimensions = options.dimensions
     if dimensions is None:
-        order = use.argsort(descending=True) if use is not None else torch.arange(len(z))
-        dimensions = order[: options.rows].tolist()
+        dimensions = most_used(model, use, options.rows)
     made = traverse(model, z, dimensions, label, steps=options.steps, limit=options.limit)
     numbers = [f"  {unit} {use[d]:.2f}" if use is not None else "" for d in dimensions]
     figure = plotting.traversals(
         model.to_picture(made.images),
-        [f"z{d}{number}" for d, number in zip(dimensions, numbers, strict=True)],
+        [f"{name}{number}" for name, number in zip(made.names, numbers, strict=True)],
         made.values.tolist(),
         x_label=made.axis_label,
         title=f"Traversals from {what}",
         original=None if original is None else model.to_picture(original),
         decoded=None if made.decoded is None else model.to_picture(made.decoded),
         own=made.own.tolist(),
+        counts=made.counts,
     )
     outputs.figure("traversals", figure)
     outputs.animation("traversals", model.to_picture(made.images).transpose(0, 1))
@@ -87,6 +88,7 @@ def run(options: argparse.Namespace) -> None:
             "dimensions": dimensions,
             "values": made.values,
             "own": made.own,
+            "counts": made.counts,
         },
     )
     if note:
