@@ -250,6 +250,24 @@ def test_far_features_stay_finite(batch):
             assert gradient.isfinite().all()
 
 
+@pytest.mark.parametrize("size", [1, 2, 5, 10, 20])
+@pytest.mark.parametrize("c", [0.3, 1.0])
+@pytest.mark.parametrize("family", [WrappedNormalPosterior, RiemannianNormalPosterior])
+def test_the_kl_is_not_negative_at_any_scale(family, c, size):
+    """Draws with no room in the ball would have the density of points farther away."""
+    made = family(size, curvature=c)
+    prior = WrappedNormalPrior(size, curvature=c, scale=0.5)
+    features = torch.zeros(7, made.in_features)
+    features[:, size:] = torch.tensor([-5.0, -1.0, 0.0, 1.0, 3.0, 10.0, 100.0])[:, None]
+    draws = made(features).rsample(noise(7), 2000)
+    ratio = draws.log_prob - prior.log_prob(draws.z)
+    error = ratio.std(1) / math.sqrt(2000)
+    assert (ratio.mean(1) > -3 * error).all()
+    exact = made(features.double()).rsample(noise(7), 2000)
+    again = exact.log_prob - prior.log_prob(exact.z)
+    torch.testing.assert_close(ratio.mean(1), again.mean(1).float(), rtol=0.02, atol=0.02)
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [

@@ -20,7 +20,7 @@ from vae_lightning.poincare_ball import PoincareBall
 from vae_lightning.randomness import Noise
 
 _FAR = 12.0
-"""Distance times sqrt(c) from which the ball in float32 has no more room."""
+"""Distance times sqrt(c) beyond which points of the ball cannot be told apart in float32."""
 
 
 def ball_support(curvature: float) -> str:
@@ -47,7 +47,7 @@ class _OnBall(LatentDistribution):
 
     @abstractmethod
     def tangent_log_prob(self, v: Tensor) -> Tensor:
-        """Return log q(exp_mu(v)) by the volume of hyperbolic space, (B, n, L) -> (B, n)."""
+        """Return log q(exp_mu(v)) with respect to the hyperbolic volume, (B, n, L) -> (B, n)."""
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Return log q(z|x) of any points (B, n, L) in nats, (B, n)."""
@@ -74,8 +74,7 @@ class WrappedNormal(_OnBall):
     Args:
         ball: The ball.
         mu: Centers in the ball, (B, L).
-        log_var: Logarithms of the variances of v, (B, L); bounded smoothly such that
-            sigma is at most 12 / sqrt(c), as far as the ball has room in float32.
+        log_var: Logarithms of the variances of v, (B, L).
 
     References:
         Nagano et al. (2019), A wrapped normal distribution on hyperbolic space for gradient-based
@@ -91,7 +90,7 @@ class WrappedNormal(_OnBall):
 
     def __init__(self, ball: PoincareBall, mu: Tensor, log_var: Tensor) -> None:
         super().__init__(ball, mu)
-        self.log_var = _bounded(log_var, ball)
+        self.log_var = log_var
 
     def rsample(self, noise: Noise, n: int = 1, first: int = 0) -> Draws:
         """See `LatentDistribution.rsample`."""
@@ -112,12 +111,13 @@ class WrappedNormal(_OnBall):
 
 
 class RiemannianNormal(_OnBall):
-    r"""The distribution of largest entropy on hyperbolic space, given mean and mean distance.
+    r"""The Riemannian normal distribution around a point of hyperbolic space.
 
     .. math:: q(z) = \frac{1}{Z(\sigma)} \exp\left(-\frac{d(\mu, z)^2}{2 \sigma^2}\right)
 
-    with respect to the volume of hyperbolic space. A direction is drawn uniformly, and the distance
-    r as the quantile of a uniform number under
+    with respect to the volume of hyperbolic space. Of all distributions with this mean and this
+    mean squared distance from it, it has the largest entropy. A direction is drawn uniformly, and
+    the distance r as the quantile of a uniform number under
 
     .. math:: p(r) \propto
         e^{-r^2 / 2 \sigma^2} \left(\frac{\sinh(\sqrt{c} r)}{\sqrt{c}}\right)^{L-1},
@@ -128,8 +128,7 @@ class RiemannianNormal(_OnBall):
     Args:
         ball: The ball.
         mu: Centers in the ball, (B, L).
-        log_var: Logarithm of sigma squared, (B,); bounded smoothly such that
-            sigma is at most 12 / sqrt(c), as far as the ball has room in float32.
+        log_var: Logarithm of sigma squared, (B,).
 
     References:
         Mathieu et al. (2019), section 3.1 and appendix B, https://arxiv.org/abs/1901.06033
@@ -144,7 +143,7 @@ class RiemannianNormal(_OnBall):
 
     def __init__(self, ball: PoincareBall, mu: Tensor, log_var: Tensor) -> None:
         super().__init__(ball, mu)
-        self.log_var = _bounded(log_var, ball)
+        self.log_var = log_var
         with torch.no_grad():
             sigma = (0.5 * exact(self.log_var)).exp()
             self._quantiles = radius_quantiles(ball, mu.shape[1], sigma)
@@ -219,6 +218,31 @@ class _BallPosterior(Posterior):
         return self.ball.exp(torch.zeros_like(h), h)
 
 
+def _largest_wrapped(ball: PoincareBall, size: int) -> float:
+    """Return the scale of a wrapped normal distribution up to which draws have room in float32."""
+    return _FAR / ball.root / (math.sqrt(size) + 4)
+
+
+def _largest_riemannian(ball: PoincareBall, size: int) -> float:
+    """Return the scale of a Riemannian normal distribution up to which draws have room in float32.
+
+    Few draws are farther from the center than sigma (sqrt(c) sigma (L - 1) + sqrt(L - 1) + 4).
+    """
+    curved, flat = ball.root * (size - 1), math.sqrt(size - 1) + 4
+    far = _FAR / ball.root
+    return 2 * far / (flat + math.sqrt(flat**2 + 4 * curved * far))
+
+
+def _bounded(log_var: Tensor, largest: float) -> Tensor:
+    """Bound logarithms of variances smoothly from both sides.
+
+    Draws beyond the room of float32 are moved to the boundary of the ball. Their density would be
+    that of points farther away, and the KL term would be too small, or even negative.
+    """
+    most = 2 * math.log(largest)
+    return most - 40 + soft_clamp(log_var - most + 40, linear=39)
+
+
 class WrappedNormalPosterior(_BallPosterior):
     r"""Wrapped normal distribution on a Poincaré ball, for a prior on the same ball.
 
@@ -227,7 +251,9 @@ class WrappedNormalPosterior(_BallPosterior):
     number of nodes of a tree does with the depth: choose it, with few dimensions, for data that are
     thought to be hierarchical. The KL term has no closed form and is estimated from the draws.
 
-    Latents are points of the ball; a `GyroplaneDecoder` uses their geometry.
+    Latents are points of the ball; a `GyroplaneDecoder` uses their geometry. Sigma is bounded
+    smoothly by the largest one whose draws have room in the ball in float32:
+    :math:`12 / (\sqrt{c} (\sqrt{L} + 4))`.
 
     Args:
         latent_dim: See `Posterior`.
@@ -254,7 +280,8 @@ class WrappedNormalPosterior(_BallPosterior):
     def forward(self, features: Tensor) -> WrappedNormal:
         """See `Posterior.forward`."""
         h, log_var = features.chunk(2, dim=1)
-        return WrappedNormal(self.ball, self._center(h), log_var)
+        bounded = _bounded(log_var, _largest_wrapped(self.ball, self.latent_dim))
+        return WrappedNormal(self.ball, self._center(h), bounded)
 
 
 class RiemannianNormalPosterior(_BallPosterior):
@@ -262,7 +289,8 @@ class RiemannianNormalPosterior(_BallPosterior):
 
     The encoder provides the tangent vector at 0 that leads to mu, and one variance for all
     directions. In many dimensions, its mass is far from mu: at about the distance
-    :math:`\sigma^2 (L - 1) \sqrt{c}` if that is large. See `WrappedNormalPosterior`.
+    :math:`\sigma^2 (L - 1) \sqrt{c}` if that is large. Sigma is bounded smoothly, such that draws
+    have room in the ball in float32. See `WrappedNormalPosterior`.
 
     Args:
         latent_dim: See `Posterior`.
@@ -288,7 +316,8 @@ class RiemannianNormalPosterior(_BallPosterior):
     def forward(self, features: Tensor) -> RiemannianNormal:
         """See `Posterior.forward`."""
         h, log_var = features.split([self.latent_dim, 1], 1)
-        return RiemannianNormal(self.ball, self._center(h), log_var[:, 0])
+        bounded = _bounded(log_var[:, 0], _largest_riemannian(self.ball, self.latent_dim))
+        return RiemannianNormal(self.ball, self._center(h), bounded)
 
 
 class _BallPrior(Prior):
@@ -314,7 +343,7 @@ class _BallPrior(Prior):
         self.ball = PoincareBall(curvature)
         self.scale = scale
         self.support = ball_support(curvature)
-        if self.ball.root * self.farthest() > _FAR:
+        if scale > self.largest_scale():
             raise ValueError(
                 f"{type(self).__name__}: in {latent_dim} dimensions, draws are too far from the "
                 f"center for float32 with scale {scale:g} and curvature {curvature:g}: choose a "
@@ -322,8 +351,8 @@ class _BallPrior(Prior):
             )
 
     @abstractmethod
-    def farthest(self) -> float:
-        """Return a distance from 0 that few draws exceed."""
+    def largest_scale(self) -> float:
+        """Return the scale up to which draws have room in the ball in float32."""
 
     @abstractmethod
     def distribution(self, like: Tensor) -> _OnBall:
@@ -395,9 +424,9 @@ class WrappedNormalPrior(_BallPrior):
         torch.Size([5, 1])
     """
 
-    def farthest(self) -> float:
-        """See `_BallPrior.farthest`."""
-        return self.scale * (math.sqrt(self.latent_dim) + 4)
+    def largest_scale(self) -> float:
+        """See `_BallPrior.largest_scale`."""
+        return _largest_wrapped(self.ball, self.latent_dim)
 
     def distribution(self, like: Tensor) -> WrappedNormal:
         """See `_BallPrior.distribution`."""
@@ -429,21 +458,14 @@ class RiemannianNormalPrior(_BallPrior):
         torch.Size([5, 1])
     """
 
-    def farthest(self) -> float:
-        """See `_BallPrior.farthest`."""
-        rest = self.latent_dim - 1
-        return self.scale * (self.ball.root * self.scale * rest + math.sqrt(rest) + 4)
+    def largest_scale(self) -> float:
+        """See `_BallPrior.largest_scale`."""
+        return _largest_riemannian(self.ball, self.latent_dim)
 
     def distribution(self, like: Tensor) -> RiemannianNormal:
         """See `_BallPrior.distribution`."""
         zero = like.new_zeros(1, self.latent_dim)
         return RiemannianNormal(self.ball, zero, zero[:, 0] + 2 * math.log(self.scale))
-
-
-def _bounded(log_var: Tensor, ball: PoincareBall) -> Tensor:
-    """Return logarithms of variances that are bounded smoothly from both sides."""
-    most = 2 * math.log(_FAR / ball.root)
-    return most - 40 + soft_clamp(log_var - most + 40, linear=39)
 
 
 def _length(v: Tensor) -> Tensor:
