@@ -7,6 +7,7 @@ from torch.distributions import Normal, kl_divergence
 from vae_lightning.functional import (
     log_mean_exp,
     perplexity,
+    slerp,
     soft_clamp,
     softplus,
     standard_normal_kl,
@@ -80,3 +81,29 @@ def test_products_keep_their_type_without_autocast(device):
     x = torch.ones(2, 2, device=device)
     with torch.autocast("cpu", torch.bfloat16), without_autocast(x):
         assert (x @ x).dtype == torch.float32
+
+
+@pytest.mark.parametrize("size", [2, 3, 20])
+@pytest.mark.parametrize("apart", [1e-6, 1e-4, 1e-2, 1.0])
+@pytest.mark.parametrize("opposite", [False, True])
+def test_slerp_stays_on_the_sphere(size, apart, opposite):
+    """Also of nearly equal and of nearly opposite directions, in float32."""
+    torch.manual_seed(0)
+    start = torch.nn.functional.normalize(torch.randn(1000, size), dim=1)
+    near = torch.nn.functional.normalize(start + apart * torch.randn(1000, size), dim=1)
+    end = -near if opposite else near
+    t = torch.linspace(0, 1, 9).view(9, 1, 1)
+    path = slerp(start, end, t)
+    torch.testing.assert_close(path.norm(dim=2), torch.ones(9, 1000), rtol=0, atol=2e-6)
+    torch.testing.assert_close(path[0], start, rtol=0, atol=1e-5)
+    if apart > 1e-5:
+        torch.testing.assert_close(path[-1], end, rtol=0, atol=1e-5)
+    # At constant speed, which nothing but a great circle has with these ends.
+    steps = path.diff(dim=0).norm(dim=2)
+    torch.testing.assert_close(steps, steps[:1].expand(8, -1), rtol=1e-3, atol=2e-6)
+
+
+def test_slerp_from_zero_is_straight():
+    start, end = torch.zeros(1, 3), torch.tensor([[0.0, 2.0, 0.0]])
+    for a, b in ((start, end), (end, start)):
+        assert slerp(a, b, torch.tensor([0.25])).equal(torch.lerp(a, b, 0.25))

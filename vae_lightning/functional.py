@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def standard_normal_kl(mu: Tensor, log_var: Tensor) -> Tensor:
@@ -163,15 +163,27 @@ def slerp(start: Tensor, end: Tensor, t: Tensor) -> Tensor:
     """
     lengths = [v.norm(dim=-1, keepdim=True).clamp(min=1e-12) for v in (start, end)]
     a, b = (v / length for v, length in zip((start, end), lengths, strict=True))
-    angle = (a * b).sum(-1, keepdim=True).clamp(-1, 1).acos()
-    sine = angle.sin()
-    weights = ((1 - t) * angle).sin() / sine, (t * angle).sin() / sine
-    turned = weights[0] * a + weights[1] * b
-    # Equal directions have no angle; opposite ones do not say which way to turn: any way will do.
-    direct = torch.lerp(a, b, t)
+    # From the middle of the way, in the plane of its direction and that of the chord, which are at
+    # a right angle: nothing is divided by the sine of the angle. The shorter of the two has fewer
+    # digits and is made orthogonal to the longer one.
+    middle, chord = a + b, b - a
+    sizes = [v.norm(dim=-1, keepdim=True) for v in (middle, chord)]
+    half = torch.atan2(sizes[1], sizes[0])
+    is_near = sizes[0] > sizes[1]
+    longer = nn.functional.normalize(torch.where(is_near, middle, chord), dim=-1)
+    shorter = torch.where(is_near, chord, middle)
+    shorter = shorter - (shorter * longer).sum(-1, keepdim=True) * longer
+    shorter = nn.functional.normalize(shorter, dim=-1)
+    along, across = torch.where(is_near, longer, shorter), torch.where(is_near, shorter, longer)
+    angle = (2 * t - 1) * half
+    turned = angle.cos() * along + angle.sin() * across
+    # Opposite directions do not say which way to turn: any way will do.
     half_turn = (math.pi * t).cos() * a + (math.pi * t).sin() * _perpendicular(a)
-    turned = torch.where(sine < 1e-4, torch.where(angle > 1, half_turn, direct), turned)
-    return turned * torch.lerp(lengths[0], lengths[1], t)
+    turned = torch.where((a + b).norm(dim=-1, keepdim=True) < 5e-6, half_turn, turned)
+    turned = turned * torch.lerp(lengths[0], lengths[1], t)
+    # Zero has no direction.
+    is_zero = torch.minimum(*lengths) <= 1e-12
+    return torch.where(is_zero, torch.lerp(start, end, t), turned)
 
 
 def _perpendicular(a: Tensor) -> Tensor:
