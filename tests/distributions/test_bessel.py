@@ -56,6 +56,25 @@ def test_at_zero_and_far_away(order):
     assert ratio[1].item() == pytest.approx(1, abs=1e-9)
 
 
+def test_the_slope_of_the_ratio_has_all_digits_at_large_numbers():
+    x = torch.logspace(-1, 12, 60, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(bessel_ratio(0.5, x).sum(), x)
+    # coth(x) - 1 / x, whose slope cancels for small numbers in this form.
+    expected = 1 / x.square() - 1 / x.sinh().square()
+    torch.testing.assert_close(slope[15:], expected[15:], rtol=1e-7, atol=0)
+    for order in (0, 0.5, 4, 63, 511):
+        (slope,) = torch.autograd.grad(bessel_ratio(order, x).sum(), x)
+        # r = 1 - (v + 1/2) / x + (v + 1/2) (v - 1/2) / 2 x^2 - ...
+        leading = (order + 0.5) / x**2 * (1 - (order - 0.5) / x)
+        torch.testing.assert_close(slope[-20:], leading[-20:], rtol=1e-5, atol=0)
+
+
+def test_integer_orders_may_be_large():
+    x = torch.tensor([1.0, 1e3], dtype=torch.float64)
+    for order in (255, 1000):
+        assert log_ive(order, x).equal(log_ive(float(order), x))
+
+
 @pytest.mark.parametrize("order", [0, 0.5, 4, 30.5, 63])
 @pytest.mark.parametrize("function", [log_ive, log_reduced_ive, bessel_ratio])
 def test_derivatives_are_those_of_finite_differences(function, order):

@@ -21,12 +21,16 @@ _ASYMPTOTIC = 24
 _TERMS = 8
 """Number of terms of the expansion: with the order above, errors are below 1e-12."""
 
+_SLOPE_TERMS = 9
+"""Number of terms of the series of the ratio's derivative at large numbers."""
+
 
 def log_ive(order: float, x: Tensor) -> Tensor:
     r"""Return the logarithm of an exponentially scaled Bessel function, log(exp(-x) I_v(x)).
 
     It is accurate and differentiable (twice) from the smallest to the largest numbers, where the
-    function itself underflows: the relative error of the function is below 1e-12 in float64.
+    function itself underflows: up to the order 255, the relative error of the function is below
+    1e-12 in float64.
 
     Args:
         order: Order v, not negative.
@@ -55,7 +59,8 @@ def log_reduced_ive(order: float, x: Tensor) -> Tensor:
         x: Numbers from 0 up, (...).
 
     Returns:
-        (...), float64 where the device has it, because it is often subtracted from equals.
+        (...), float64 where the device has it, because it is often subtracted from nearly
+        equal numbers.
 
     Raises:
         ValueError: If the order is negative.
@@ -127,7 +132,24 @@ class _Ratio(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         ratio = _Ratio.apply(ctx.order, x)
         slope = 1 - ratio.square() - (2 * ctx.order + 1) * (ratio / x.clamp(min=1e-100))
-        return None, gradients[0] * torch.where(x > 0, slope, 0.5 / (ctx.order + 1))
+        slope = torch.where(x > 0, slope, 0.5 / (ctx.order + 1))
+        # Where r is close to 1, the terms cancel.
+        large = 10 * (ctx.order + 1) ** 2 + 1000
+        slope = torch.where(x > large, _slope_at_large(ctx.order, x.clamp(min=large)), slope)
+        return None, gradients[0] * slope
+
+
+def _slope_at_large(order: float, x: Tensor) -> Tensor:
+    """Return the derivative of the ratio by its asymptotic series in 1 / x."""
+    # The coefficients follow from the differential equation of the ratio.
+    c = [1.0]
+    for k in range(1, _SLOPE_TERMS + 1):
+        products = sum(c[i] * c[k - i] for i in range(1, k))
+        c.append(0.5 * ((k - 2 - 2 * order) * c[k - 1] - products))
+    slope = torch.zeros_like(x)
+    for k in range(_SLOPE_TERMS, 0, -1):
+        slope = (slope - k * c[k]) / x
+    return slope / x
 
 
 def _values(order: float, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -138,6 +160,7 @@ def _values(order: float, x: Tensor) -> tuple[Tensor, Tensor]:
     """
     if not order >= 0:
         raise ValueError(f"the order of a Bessel function must not be negative, got {order}")
+    order = float(order)  # powers of an integer would overflow
     steps = max(0, math.ceil(_ASYMPTOTIC - order))
     high = order + steps
     logarithm = _expansion(high, x)
