@@ -263,6 +263,25 @@ def test_the_prior_is_uniform():
     )
 
 
+def test_a_direction_of_zero_is_a_point_of_the_sphere():
+    family = VonMisesFisherPosterior(3)
+    features = torch.zeros(4, 4, requires_grad=True)
+    draws = family(features).rsample(noise(4), 6)
+    torch.testing.assert_close(draws.z.norm(dim=2), torch.ones(4, 6))
+    (gradient,) = torch.autograd.grad(draws.z.sum(), features)
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("size", [2, 3, 8])
+def test_the_slope_of_the_kl_at_large_concentrations(size):
+    """Its leading term is that of (L - 1) / 2 log(kappa)."""
+    kappa = torch.tensor([1e5, 1e7, 1e9], dtype=torch.float64, requires_grad=True)
+    mu = torch.eye(size, dtype=torch.float64)[:1].expand(3, -1)
+    (slope,) = torch.autograd.grad(VonMisesFisher(mu, kappa).uniform_kl().sum(), kappa)
+    expected = torch.full_like(kappa, (size - 1) / 2)
+    torch.testing.assert_close(slope * kappa, expected, rtol=1e-4, atol=0)
+
+
 def test_a_model_on_the_sphere(batch):
     vae = VAE(
         image_shape=(1, 8, 8), latent_dim=3, prior=UniformSphere, posterior=VonMisesFisherPosterior

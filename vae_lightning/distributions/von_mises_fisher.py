@@ -128,7 +128,7 @@ class VonMisesFisher(LatentDistribution):
 
 
 def angle_quantiles(size: int, concentration: Tensor) -> Quantiles:
-    """Return the quantiles of the angle between mu and z, with derivatives by the concentration.
+    """Return the quantiles of the angle between mu and z, with derivatives with respect to it.
 
     Args:
         size: Dimension L of the space.
@@ -159,10 +159,10 @@ class VonMisesFisherPosterior(Posterior):
 
     .. math:: \mu = h / \|h\|, \quad \kappa = \kappa_0 + \log(1 + e^c).
 
-    A sphere has no center at which all latents could be: choose it where directions are what is to
-    be learned (angles, cosine similarities, clusters for k-means on the sphere). It helps in few
-    dimensions; there is one concentration for all of them, so in many dimensions, a Gaussian with a
-    variance for each is more flexible.
+    A sphere has no center for latents to collapse to. Use it if only the direction of a latent
+    should carry information (angles, cosine similarities, clusters for k-means on the sphere). It
+    helps in few dimensions; there is one concentration for all of them, so in many dimensions, a
+    Gaussian with a variance for each is more flexible.
 
     Args:
         latent_dim: See `Posterior`; at least 2. The sphere has one dimension less.
@@ -202,14 +202,17 @@ class VonMisesFisherPosterior(Posterior):
     def forward(self, features: Tensor) -> VonMisesFisher:
         """See `Posterior.forward`."""
         direction, scale = features.split([self.latent_dim, 1], 1)
-        mu = nn.functional.normalize(direction, dim=1)
+        is_zero = direction.norm(dim=1, keepdim=True) < 1e-12  # which has no direction: take any
+        mu = nn.functional.normalize(torch.where(is_zero, 1.0, direction), dim=1)
         # Where softplus underflows, the smallest concentration is positive all the same.
         concentration = self.min_concentration + nn.functional.softplus(scale[:, 0])
         return VonMisesFisher(mu, concentration.clamp(min=_SMALLEST))
 
 
 class UniformSphere(Prior):
-    """Uniform distribution on the unit sphere in L dimensions, with a density by its area.
+    """Uniform distribution on the unit sphere in L dimensions.
+
+    Densities are with respect to the area of the sphere.
 
     Args:
         latent_dim: See `Prior`; at least 2.
