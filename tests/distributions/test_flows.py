@@ -349,6 +349,18 @@ def test_real_nvp_learns_the_density_of_points():
     assert entropy - 0.1 < loss.item() < entropy + 0.5
 
 
+def test_far_features_leave_the_iaf_finite():
+    """Whatever an encoder says: values and gradients."""
+    family = IAFPosterior(2)
+    for scale in (1.0, 30.0, 1e4):
+        features = (scale * torch.randn(100, family.in_features)).requires_grad_()
+        draws = family(features).rsample(Noise(torch.arange(100), "test"), 10)
+        assert draws.log_prob.isfinite().all()
+        assert draws.z.isfinite().all()
+        (gradient,) = torch.autograd.grad(draws.log_prob.clamp(-1e4, 1e4).sum(), features)
+        assert gradient.isfinite().all()
+
+
 @pytest.mark.parametrize("conditional", [False, True])
 @pytest.mark.parametrize("posterior", [PlanarFlowPosterior, IAFPosterior])
 def test_every_parameter_of_a_vae_with_flows_gets_a_gradient(batch, posterior, conditional):

@@ -14,7 +14,7 @@ from torch.distributions import AffineTransform, Distribution, Normal
 from vae_lightning.distributions.posteriors import DiagonalGaussian, Posterior
 from vae_lightning.distributions.priors import Prior
 from vae_lightning.distributions.transformed import TransformedGaussian
-from vae_lightning.functional import standard_normal_log_prob, without_autocast
+from vae_lightning.functional import soft_clamp, standard_normal_log_prob, without_autocast
 
 
 def zuko_flows() -> Any:
@@ -193,7 +193,7 @@ class MAFPrior(FlowPrior):
 
     Use it for the best densities: training takes one pass per transform. Samples are computed by
     fixed-point iteration, which takes at most as many passes as there are dimensions, and is
-    stopped when all values stay the same: some tens of passes for each transform.
+    stopped when all values stay the same, often after about ten for each transform.
 
     Args:
         latent_dim: See `Prior`.
@@ -243,7 +243,7 @@ class MAFPrior(FlowPrior):
 
 def _gated_update(m: Tensor, s: Tensor) -> AffineTransform:
     """Return the transform z -> g z + (1 - g) m with the gate g = sigmoid(s + 2)."""
-    gate = (s + 2).sigmoid()
+    gate = soft_clamp(s + 2).sigmoid()  # whose logarithm stays finite
     return AffineTransform((1 - gate) * m, gate)
 
 
