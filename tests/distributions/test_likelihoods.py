@@ -332,10 +332,22 @@ def test_discretized_logistic_keeps_digits_far_from_its_mean():
 
 def test_discretized_logistic_mean_and_scale_are_separate_channels():
     params = torch.tensor([0.1, 0.9, -3.0, -1.0]).view(4, 1, 1)  # two means, two log-scales
-    assert DiscretizedLogistic().mean(params).flatten().tolist() == pytest.approx([0.1, 0.9])
+    means = [DiscretizedLogistic().mean(params[i::2]).item() for i in range(2)]
+    assert DiscretizedLogistic().mean(params).flatten().tolist() == pytest.approx(means)
     x = torch.tensor([51, 204]).view(2, 1, 1) / 255
     each = [DiscretizedLogistic().log_prob(params[i::2], x[[i]]) for i in range(2)]
     torch.testing.assert_close(DiscretizedLogistic().log_prob(params, x), each[0] + each[1])
+
+
+@pytest.mark.parametrize("mu", [-0.3, 0.02, 0.5, 0.98])
+@pytest.mark.parametrize("log_scale", [-5.0, -3.0, 0.0])
+def test_the_mean_of_a_discretized_logistic_is_that_of_its_values(mu, log_scale):
+    likelihood = DiscretizedLogistic()
+    params = torch.tensor([mu, log_scale]).view(2, 1, 1)
+    values = torch.arange(256) / 255
+    p = likelihood.log_prob(params, values.view(-1, 1, 1, 1)).double().exp()
+    expected = (p * values).sum().item()
+    assert likelihood.mean(params).item() == pytest.approx(expected, abs=0.1 / 255)
 
 
 def test_discretized_logistic_scales_stay_above_the_smallest():

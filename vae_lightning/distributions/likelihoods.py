@@ -10,6 +10,12 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from vae_lightning.distributions.logistic import (
+    bounded_log_scale,
+    clipped_mean,
+    log_discretized_logistic,
+    mu_of_clipped_mean,
+)
 from vae_lightning.distributions.priors import TrainingImages
 from vae_lightning.functional import soft_clamp, softplus
 
@@ -24,11 +30,11 @@ class Likelihood(nn.Module, ABC):
             has ``n_params * C`` output channels.
         binary: Whether pixels must be 0 or 1.
         bounded: Whether values must be in [0, 1].
-        num_values: Number of values that a pixel can have, of which `log_prob` is a probability;
-            None if it is the density of a real number. Values of equal kinds are comparable.
-        normalized: Whether `log_prob` is a log-density or log-probability. If it is minus a loss
-            that is none, everything that is printed says so.
-        loss_name: Name of minus `log_prob` where it is no log-likelihood.
+        num_values: Number of values that a pixel can have, if `log_prob` is a log-probability; None
+            if it is a log-density. Compare only likelihoods with the same ``num_values``.
+        normalized: Whether `log_prob` is a log-density or log-probability. Otherwise, it is a
+            negative loss, and all results are labeled with ``loss_name``.
+        loss_name: Name under which minus `log_prob` is reported if it is not normalized.
     """
 
     n_params: int = 1
@@ -258,7 +264,7 @@ class LocationScale(Likelihood):
 
     @abstractmethod
     def energy(self, error: Tensor, precision: Tensor | float) -> Tensor:
-        """Return the sum over the pixels of -log f(error / sigma), less `log_constant`.
+        """Return the sum over the pixels of -log f(error / sigma) - `log_constant`.
 
         Args:
             error: x - mu, float32, (..., C, H, W).
@@ -288,13 +294,18 @@ class LocationScale(Likelihood):
     @property
     def sigma(self) -> float:
         """Standard deviation on the scale that the model sees."""
-        return math.exp(float(torch.as_tensor(self.log_sigma).detach()))
+        return math.exp(float(torch.as_tensor(self._bounded_log_sigma()).detach()))
+
+    def _bounded_log_sigma(self) -> float | Tensor:
+        """Return the logarithm of sigma, bounded smoothly if it is learned."""
+        if isinstance(self.log_sigma, Tensor):
+            return soft_clamp(self.log_sigma.float())
+        return self.log_sigma
 
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
         """See `Likelihood.log_prob`."""
-        log_sigma: float | Tensor = self.log_sigma
+        log_sigma = self._bounded_log_sigma()
         if isinstance(log_sigma, Tensor):
-            log_sigma = soft_clamp(log_sigma.float())
             precision: float | Tensor = (-log_sigma).exp()
         else:
             precision = math.exp(-log_sigma)
@@ -308,7 +319,7 @@ class LocationScale(Likelihood):
     def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """See `Likelihood.sample`; draws may be outside [0, 1]."""
         mu = params.float()
-        sigma = torch.as_tensor(self.log_sigma).float().exp()
+        sigma = torch.as_tensor(self._bounded_log_sigma()).float().exp()
         return mu + self.standard_noise(mu, generator) * sigma
 
     def params_at(self, mean: Tensor) -> Tensor:
@@ -382,16 +393,15 @@ class DiscretizedLogistic(Likelihood):
 
     def _split(self, params: Tensor) -> tuple[Tensor, Tensor]:
         mu, log_scale = params.float().chunk(2, dim=-3)
-        # softplus instead of clamp, which would have no gradient below the bound.
-        return mu, self.min_log_scale + softplus(log_scale - self.min_log_scale)
+        return mu, bounded_log_scale(log_scale, self.min_log_scale)
 
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
         """See `Likelihood.log_prob`."""
         return sum_pixels(log_discretized_logistic(x.float(), *self._split(params)))
 
     def mean(self, params: Tensor) -> Tensor:
-        """See `Likelihood.mean`; the mean of the logistic distribution, clipped to [0, 1]."""
-        return self._split(params)[0].clamp(0, 1)
+        """See `Likelihood.mean`; of a logistic variable that is clipped to [0, 1]."""
+        return clipped_mean(*self._split(params)).clamp(0, 1)
 
     def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """See `Likelihood.sample`; pixels are one of the 256 values k / 255."""
@@ -401,37 +411,6 @@ class DiscretizedLogistic(Likelihood):
 
     def params_at(self, mean: Tensor) -> Tensor:
         """See `Likelihood.params_at`; the scale is about 35 gray levels."""
-        return torch.cat([mean, torch.full_like(mean, -2.0)])
-
-
-def log_discretized_logistic(x: Tensor, mu: Tensor, log_scale: Tensor) -> Tensor:
-    """Return log-probabilities of one of the 256 values k / 255, see `DiscretizedLogistic`.
-
-    Args:
-        x: Values, float32, (...).
-        mu: Means of the logistic distributions, float32, (...).
-        log_scale: Logarithms of their scales, float32, (...).
-
-    Returns:
-        Nats for each value, (...).
-
-    Example:
-        >>> x = torch.arange(256) / 255
-        >>> p = log_discretized_logistic(x, torch.tensor(0.3), torch.tensor(-2.0)).exp()
-        >>> round(p.sum().item(), 4)
-        1.0
-    """
-    inverse = (-log_scale).exp()
-    above, below = (x + 0.5 / 255 - mu) * inverse, (x - 0.5 / 255 - mu) * inverse
-    # s(a) - s(b) = s(a) s(-b) (1 - e^(b - a)) for the sigmoid s avoids cancellation.
-    width = inverse / 255
-    small = width < 1e-3
-    log_width = torch.where(
-        small,
-        -log_scale - math.log(255) - width / 2,
-        (-torch.expm1(-torch.where(small, 1.0, width))).log(),
-    )
-    log_above = torch.where(x > 1 - 0.5 / 255, 0.0, -softplus(-above))
-    log_below = torch.where(x < 0.5 / 255, 0.0, -softplus(below))
-    inside = (x > 0.5 / 255) & (x < 1 - 0.5 / 255)
-    return log_above + log_below + torch.where(inside, log_width, 0.0)
+        log_scale = torch.full_like(mean, -2.0)
+        mu = mu_of_clipped_mean(mean, bounded_log_scale(log_scale, self.min_log_scale))
+        return torch.cat([mu, log_scale])

@@ -3,16 +3,13 @@
 import torch
 from torch import Tensor
 
-from vae_lightning.distributions.likelihoods import (
-    Likelihood,
+from vae_lightning.distributions.likelihoods import Likelihood, sum_pixels, uniform_like
+from vae_lightning.distributions.logistic import (
+    bounded_log_scale,
+    clipped_mean,
     log_discretized_logistic,
-    sum_pixels,
-    uniform_like,
+    mu_of_clipped_mean,
 )
-from vae_lightning.functional import softplus
-
-_LARGEST_LOG_SCALE = 30.0
-"""Bound of log-scales, where the distribution only has the values 0 and 1 left."""
 
 _UNIFORM_SHARE = 1e-3
 """Share of a uniform distribution in the one that `Categorical256` starts with."""
@@ -68,12 +65,7 @@ class MixtureOfLogistics(Likelihood):
         parts = params.float().chunk(3, dim=-3)
         channels = params.shape[-3] // self.n_params
         logits, mu, log_scale = (part.unflatten(-3, (self.components, channels)) for part in parts)
-        return logits, mu, self._bounded(log_scale)
-
-    def _bounded(self, log_scale: Tensor) -> Tensor:
-        # softplus instead of clamp, which would have no gradient below the bound.
-        log_scale = self.min_log_scale + softplus(log_scale - self.min_log_scale)
-        return log_scale.clamp(max=_LARGEST_LOG_SCALE)
+        return logits, mu, bounded_log_scale(log_scale, self.min_log_scale)
 
     def log_prob(self, params: Tensor, x: Tensor) -> Tensor:
         """See `Likelihood.log_prob`."""
@@ -84,12 +76,12 @@ class MixtureOfLogistics(Likelihood):
     def mean(self, params: Tensor) -> Tensor:
         """See `Likelihood.mean`.
 
-        The mean of the mixture of logistics whose draws outside [0, 1] are moved to its ends. With
-        the default ``min_log_scale``, rounding to the 256 values changes it by at most a twentieth
-        of a gray level.
+        The mean of the mixture of logistics after clipping draws to [0, 1]. With the default
+        ``min_log_scale``, rounding to the 256 values changes it by less than a tenth of a gray
+        level.
         """
         logits, mu, log_scale = self._split(params)
-        return (logits.softmax(-4) * _clipped_mean(mu, log_scale)).sum(-4).clamp(0, 1)
+        return (logits.softmax(-4) * clipped_mean(mu, log_scale)).sum(-4).clamp(0, 1)
 
     def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """See `Likelihood.sample`; pixels are one of the 256 values k / 255."""
@@ -103,40 +95,9 @@ class MixtureOfLogistics(Likelihood):
         """See `Likelihood.params_at`; equal weights, and scales from about 35 to 5 gray levels."""
         log_scale = torch.linspace(-2, -4, self.components).view(-1, 1, 1, 1).to(mean)
         log_scale = log_scale.expand(-1, *mean.shape)
-        wanted = mean.clamp(1e-3, 1 - 1e-3)
-        low, high = torch.full_like(log_scale, -10.0), torch.full_like(log_scale, 11.0)
-        for _ in range(40):  # bisection, because the mean has no inverse in closed form
-            middle = (low + high) / 2
-            below = _clipped_mean(middle, self._bounded(log_scale)) < wanted
-            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-        parts = torch.zeros_like(low), (low + high) / 2, log_scale
+        mu = mu_of_clipped_mean(mean, bounded_log_scale(log_scale, self.min_log_scale))
+        parts = torch.zeros_like(mu), mu, log_scale
         return torch.cat([part.flatten(0, 1) for part in parts])
-
-
-def _clipped_mean(mu: Tensor, log_scale: Tensor) -> Tensor:
-    r"""Return the mean of a logistic variable X that is clipped to [0, 1].
-
-    .. math:: \int_0^1 P(X > t) dt =
-        s \left[\log(1 + e^{\mu / s}) - \log(1 + e^{(\mu - 1) / s})\right]
-
-    Args:
-        mu: Means of the logistic distributions, (...).
-        log_scale: Logarithms of their scales s, (...).
-
-    Returns:
-        (...), between 0 and 1.
-    """
-    scale = log_scale.exp()
-    # With the mean of 1 - X below 1/2, large numbers do not cancel.
-    smaller = torch.minimum(mu, 1 - mu)
-    low, width = (smaller - 1) / scale, 1 / scale
-    # The difference of the logarithms is log(1 + s(low) (e^width - 1)) for the sigmoid s.
-    narrow = width < 1
-    growth = torch.expm1(torch.where(narrow, width, 1.0))
-    mean = scale * torch.where(
-        narrow, torch.log1p(low.sigmoid() * growth), softplus(low + width) - softplus(low)
-    )
-    return torch.where(mu > 0.5, 1 - mean, mean)
 
 
 class Categorical256(Likelihood):
@@ -145,9 +106,9 @@ class Categorical256(Likelihood):
     .. math:: \log p(x|z) = \sum_i l_{i, x_i} - \log \sum_{k=0}^{255} e^{l_{ik}}
 
     The decoder returns 256 logits for each pixel and channel, as in PixelRNN. Every distribution of
-    a pixel can be learned, but that two values are close has to be learned as well: it takes more
-    data, memory and time than `MixtureOfLogistics`. Use it for small images with few values, or
-    values without an order, such as palettes. The channels are independent, given z.
+    a pixel can be learned, but the model is not told that neighboring gray values are similar: it
+    takes more data, memory and time than `MixtureOfLogistics`. Use it for small images with few
+    values, or values without an order, such as palettes. The channels are independent, given z.
 
     References:
         van den Oord et al. (2016), Pixel recurrent neural networks,
