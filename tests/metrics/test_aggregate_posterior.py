@@ -143,7 +143,7 @@ def test_draws_are_those_of_the_posterior():
 
 def test_a_family_that_only_knows_its_own_draws():
     for family in (PlanarFlowPosterior(2), DeterministicPosterior(2)):
-        with pytest.raises(ValueError, match="only known for its own draws"):
+        with pytest.raises(ValueError, match="can evaluate its density only at its own draws"):
             AggregatePosterior(family, torch.zeros(3, family.in_features))
         assert not model_of(variant="WAE", posterior=type(family), encoder=MLPEncoder).has(
             Capability.POSTERIOR_DENSITY

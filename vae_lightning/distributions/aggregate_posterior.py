@@ -30,7 +30,8 @@ class AggregatePosterior:
         features: What the encoder returned for the images, (N, F), on a device that has float64.
 
     Raises:
-        ValueError: If there are no images, or q(z|x) is only known for its own draws.
+        ValueError: If there are no images, or the posterior can evaluate its density only at its
+            own draws.
 
     References:
         Hoffman and Johnson (2016), ELBO surgery: yet another way to carve up the variational
@@ -52,7 +53,7 @@ class AggregatePosterior:
         q = self.posterior(slice(0, 1))
         if q.log_prob(q.mean[:, None]) is None:
             raise ValueError(
-                f"the density of a {type(family).__name__} is only known for its own draws, so its "
+                f"{type(family).__name__} can evaluate its density only at its own draws, so its "
                 "aggregate posterior cannot be computed"
             )
 

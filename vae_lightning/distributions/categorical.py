@@ -12,7 +12,7 @@ from vae_lightning.randomness import Noise
 
 
 class Categorical(LatentDistribution):
-    """Independent categorical variables as one-hot vectors, one after the other in z.
+    """Independent categorical variables; z is the concatenation of their one-hot vectors.
 
     Args:
         logits: Normalized log-probabilities, (B, N, K): N variables with K categories.

@@ -33,15 +33,15 @@ class ExemplarPrior(Prior, SeesBatches):
     paper, too, trains on random subsets, to generalize better. Evaluation and sampling see all
     exemplars.
 
-    Use it for better likelihoods and samples, and to know for each sample the image that it is
-    from. Its means are posterior means, so the latent space stays one of the encoder. For models
-    that are not conditional; with a hierarchy, the means are those of the top level.
+    Use it for better likelihoods and samples, and to trace each sample to the training image that
+    it comes from. Its means are posterior means, so the latent space stays one of the encoder. For
+    models that are not conditional; with a hierarchy, the means are those of the top level.
 
     The exemplars are part of the model and of its checkpoints, so that no data are needed to use
     it: one byte per value of an image in [0, 1], four bytes for unbounded data. 5000 images of
     28 x 28 pixels take 4 MB, 50,000 take 39 MB. With N exemplars, a density takes N distances, so
-    ``vae test`` with many importance samples is slow when N is large. Of dynamically binarized
-    images, an exemplar is one binarization.
+    ``vae test`` with many importance samples is slow when N is large. With dynamic
+    binarization, each exemplar is stored as one fixed binarization.
 
     Args:
         latent_dim: See `Prior`.
@@ -205,8 +205,8 @@ def exemplar_log_prob(
         z: Latents, (B, n, L).
         means: Means, (M, L).
         log_var: Logarithm of the variance, ().
-        left_out: Which components do not count for which row of latents, (B, M); a row that would
-            have none keeps all.
+        left_out: Which components to exclude for each row of latents, (B, M). If that would be
+            every component of a row, none is excluded.
 
     Returns:
         Nats, (B, n), float32.

@@ -87,7 +87,7 @@ class FullCovarianceGaussian(LatentDistribution):
         return 0.5 * (moved + ratio.expm1() - ratio)
 
     def standard_normal_kl(self) -> Tensor:
-        """Return KL(q(z|x) || N(0, I)) in the shares of the dimensions, see `normal_kl`, (B, L)."""
+        """Return KL(q(z|x) || N(0, I)) split over the dimensions as in `normal_kl`, (B, L)."""
         zeros = torch.zeros_like(self.mu)
         return self.normal_kl(zeros, zeros)
 

@@ -38,12 +38,12 @@ class MSSSIM(Likelihood):
 
     The terms compare the local means (l) and the local contrasts and structures (cs) of an image
     and its reconstruction, in Gaussian windows of 11 pixels, at up to five scales of which each has
-    half the size of the one before. They weigh what people see: edges and texture count, a slow
-    shift of the brightness hardly does. The decoder returns logits of the pixels.
+    half the size of the one before. They follow human perception: edges and texture matter, slow
+    changes of brightness hardly. The decoder returns logits of the pixels.
 
-    There is no density behind it: no number of such a model is a log-likelihood or a bound of one,
-    none is in nats, and pixels cannot be drawn. Compare only models that were trained with the same
-    loss, by their pictures or by other metrics.
+    There is no density behind it: the results of such a model are neither log-likelihoods nor
+    bounds of them, and not in nats, and pixels cannot be drawn. Compare only models that were
+    trained with the same loss, by their pictures or by other metrics.
 
     Five scales need images of 176 pixels. Smaller images have fewer, with weights that sum to 1 as
     well, and images below 22 pixels smaller windows. An axis of one value, as signals have, is left

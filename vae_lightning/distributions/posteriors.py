@@ -62,8 +62,8 @@ class LatentDistribution(ABC):
         Args:
             noise: Source of all random numbers.
             n: Number of draws per image.
-            first: Number of the first draw. Draws ``first`` to ``first + n`` are the same whether
-                they are asked for at once or in parts, from equal ``noise``.
+            first: Index of the first draw. Calls with consecutive ``first`` and equal ``noise``
+                return the same draws as one call.
 
         Returns:
             Latents (B, n, L) and their log-densities (B, n).
@@ -124,7 +124,8 @@ class Posterior(nn.Module, ABC):
 
     Attributes:
         has_density: Whether `Draws.log_prob` is a density with respect to the prior's measure.
-        relaxed_in_training: Whether draws in training have no density, only those in evaluation.
+        relaxed_in_training: Whether draws in training mode are relaxed and have no density, unlike
+            those in evaluation mode.
         support: What a latent is. A prior must have the same support.
     """
 

@@ -163,7 +163,7 @@ class Prior(nn.Module, ABC):
     def tempered(
         self, z: Tensor, temperature: float, condition: Tensor | None = None
     ) -> Tensor | None:
-        """Return draws as they would be with other standard deviations.
+        """Scale the deviations of draws from the mean of the prior by a temperature.
 
         Args:
             z: What `sample` returned, (n, L).
@@ -180,7 +180,7 @@ class Prior(nn.Module, ABC):
         posterior: Callable[[Tensor], LatentDistribution],
         image_shape: tuple[int, int, int],
     ) -> None:
-        """Receive what the model has to offer, once, when it is built.
+        """Receive the posterior and the image shape of the model, once, when it is built.
 
         Args:
             posterior: Map from images (B, C, H, W) to q(z|x), with gradients.

@@ -141,8 +141,8 @@ class ProductPrior(Prior):
         sizes: Sizes of the parts; by default equal ones.
 
     Raises:
-        ValueError: If there are no parts, or the sizes do not fit, or a part needs the posterior of
-            the model, which is that of all parts.
+        ValueError: If there are no parts, or the sizes do not fit, or a part, such as `VampPrior`,
+            is built from the posterior of the model.
 
     Example:
         >>> from functools import partial

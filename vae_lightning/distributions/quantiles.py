@@ -23,7 +23,7 @@ class Quantiles:
     .. math:: \frac{\partial t}{\partial \theta} = -\frac{\partial F / \partial \theta}{f(t)},
         \quad \frac{\partial F}{\partial \theta} = \int_{-\infty}^t (s(t') - E[s]) f(t') dt',
 
-    where s is the derivative of the log-density that is not normalized. A draw is the quantile of a
+    where s is the derivative of the unnormalized log-density. A draw is the quantile of a
     uniform number: a deterministic and smooth function of it and of the parameter, unlike draws by
     rejection, so gradients are exact. The error of quantiles is about 1e-8 of a standard deviation,
     for intervals of up to 24 of them.
@@ -170,7 +170,7 @@ def with_derivative(value: Tensor, parameter: Tensor, derivative: Tensor) -> Ten
 
 
 def exact(x: Tensor) -> Tensor:
-    """Return numbers in float64, on the CPU if their device has none.
+    """Convert to float64, on the CPU if the device does not support it.
 
     Example:
         >>> exact(torch.ones(1)).dtype

@@ -25,8 +25,8 @@ class SylvesterFlowPosterior(Posterior):
         \log\left(1 + (1 - \tanh_i^2) \, r_{ii} \tilde r_{ii}\right)
 
     with M orthonormal columns Q and upper triangular R and :math:`\tilde R`. A flow is invertible
-    if :math:`r_{ii} \tilde r_{ii} > -1`; so the diagonals are in (-1, 1). A planar flow is the case
-    M = 1; here one flow changes M directions at once.
+    if :math:`r_{ii} \tilde r_{ii} > -1`; so the diagonals are in (-1, 1). With M = 1 it is a planar
+    flow whose u is parallel to w; with larger M, one flow changes M directions at once.
 
     The variants differ in Q:
 
@@ -36,8 +36,8 @@ class SylvesterFlowPosterior(Posterior):
     - ``triangular``: M = L; Q is the identity in every other flow, else it reverses the order of
       the dimensions.
 
-    Use it for tight bounds: in the paper, it has the best of all compared flows. Warm up the KL
-    term. An encoder has M (M + 2) outputs per flow for the two triangular matrices, so
+    Use it for tight bounds: in the paper, it reaches the best of all compared flows. Train it with
+    KL warm-up. An encoder has M (M + 2) outputs per flow for the two triangular matrices and b, so
     ``orthogonal`` with few columns is the cheapest. ONNX has no QR decomposition: choose another
     variant if the encoder has to be exported to it.
 
@@ -187,9 +187,8 @@ def sylvester_flows(z: Tensor, flows: Sequence[SylvesterFlow]) -> tuple[Tensor, 
 def orthonormal_columns(vectors: Tensor) -> Tensor:
     """Return matrices with orthonormal columns.
 
-    The vectors are added to those of a basis, which are others in each flow. So the first flows
-    change different dimensions where a new encoder returns about 0, where the decomposition would
-    have no gradient.
+    The vectors are added to fixed orthonormal ones, which differ between the flows. Without these,
+    the QR decomposition would have no gradient when a new encoder returns about 0.
 
     Args:
         vectors: Vectors from the encoder, (B, T, M, L).

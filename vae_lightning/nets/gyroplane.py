@@ -43,7 +43,7 @@ class GyroplaneLayer(nn.Module):
         self.offsets = nn.Parameter(torch.empty(out_features, in_features))
         bound = 1 / math.sqrt(in_features)
         nn.init.uniform_(self.normals, -bound, bound)
-        # Hyperplanes at distances of about 1 from the center, where latents are at first.
+        # Hyperplanes near the center, where latents are at first.
         nn.init.uniform_(self.offsets, -bound, bound)
 
     def forward(self, z: Tensor) -> Tensor:
