@@ -3,7 +3,8 @@
     python tests/benchmarks/codes.py --out runs/codes --classifier CKPT --seeds 3 --processes 2
 
 trains an autoencoder and a prior for every row and seed with ``vae fit``, measures them with
-``vae test`` and prints a table. What is there already is not trained again.
+``vae test`` and prints a table. What is there already is not trained again. ``--rows`` chooses
+some of them.
 """
 
 import argparse
@@ -78,13 +79,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--classifier", required=True, help="checkpoint of a classifier")
+    parser.add_argument("--rows", nargs="+", metavar="ROW", help="only these")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=4, help="of an autoencoder")
     parser.add_argument("--prior_epochs", type=int, default=3)
     parser.add_argument("--processes", type=int, default=1)
     options = parser.parse_args()
     results = measure_all(
-        ROWS,
+        [row for row in ROWS if not options.rows or row in options.rows],
         range(options.seeds),
         lambda row, seed: measure(row, seed, options),
         options.processes,
