@@ -470,6 +470,12 @@ OPTIONS = [
     ("fit", ["--metrics.latents=null"], 1, ["--metrics.latents is an option of vae test"]),
     (
         "fit",
+        ["--model.likelihood=Gaussian", "--model.likelihood.sigma=null"],
+        2,
+        ["model.likelihood.sigma: ", "for no value, write null in a configuration file"],
+    ),
+    (
+        "fit",
         ["--trainer.max_epochs=None"],
         2,
         ["got 'None'; for no value, write null"],

@@ -242,7 +242,9 @@ def _wrong_value(match: Match, complaint: Complaint) -> str:
     wanted = re.sub(r"Literal\[([^]]+)\]", r"\1", wanted)
     hint = ""
     if value.strip("'\"").lower() in ("none", "nil", "~") and "NoneType" in names:
-        hint = "; for no value, write null"
+        # jsonargparse reads null as text in an option of a part of a part.
+        is_deep = complaint.key.count(".") > 1
+        hint = "; for no value, write null" + " in a configuration file" * is_deep
     return f"{complaint.prefix}expected {wanted}, got {value[:80]!r}{hint}"
 
 
