@@ -234,6 +234,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--rows", nargs="+", choices=OPTIONS, default=[*OPTIONS], help="only these")
     parser.add_argument("--train", help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -243,7 +244,7 @@ def main() -> None:
     columns = {"seconds": 0, "elbo": 2, "log_prob": 2, "mse": 4, "mmd": 4}
     print("| model | side | " + " | ".join(columns) + " |")
     print("|---" * (len(columns) + 2) + "|")
-    for name in OPTIONS:
+    for name in options.rows:
         for side in ("pythae", "vae"):
             found = [run(side, name, seed, options) for seed in range(options.seeds)]
             cells = []
