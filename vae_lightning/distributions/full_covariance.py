@@ -102,7 +102,8 @@ class FullCovariancePosterior(Posterior):
     .. math:: q(z|x) = N(\mu, C C^\top), \quad z = \mu + C \epsilon
 
     Use it where latents of an image are correlated given the image, and a closed form of the KL
-    term is wanted. The encoder has L (L + 3) / 2 outputs: with more than about a hundred latent
+    term is wanted. The encoder has L (L + 3) / 2 outputs, of which those below the diagonal are
+    divided by L: with more than about a hundred latent
     dimensions, a flow is cheaper.
 
     The KL divergence from N(0, I) has a closed form. It does not split into the dimensions, as that
@@ -126,7 +127,7 @@ class FullCovariancePosterior(Posterior):
 
     @property
     def in_features(self) -> int:
-        """Mu, log_var, and the entries of C below its diagonal."""
+        """Mu, log_var, and L times the entries of C below its diagonal."""
         return 2 * self.latent_dim + self.latent_dim * (self.latent_dim - 1) // 2
 
     def forward(self, features: Tensor) -> FullCovarianceGaussian:
@@ -137,5 +138,7 @@ class FullCovariancePosterior(Posterior):
         place = torch.zeros(size, size, dtype=torch.int64, device=features.device)
         rows, columns = torch.tril_indices(size, size, -1, device=features.device)
         place[rows, columns] = torch.arange(1, 1 + entries.shape[1], device=features.device)
-        below = nn.functional.pad(entries, (1, 0))[:, place]
+        # Adam moves all features equally fast, and the noise of a latent is a sum of up to L
+        # entries: without the division, the noise of a new encoder is learned away slowly.
+        below = nn.functional.pad(entries, (1, 0))[:, place] / size
         return FullCovarianceGaussian(mu, log_var, below)
