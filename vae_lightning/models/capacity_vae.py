@@ -15,12 +15,14 @@ class CapacityVAE(VAE):
     .. math:: -E_q[\log p(x|z)] + \gamma \, | KL(q(z|x) \| p(z)) - C |
 
     for each image, as in equation 8 of the paper; some implementations take the distance of the
-    mean over the batch instead. With a small C, the latent holds what helps the reconstruction
-    most; as C grows, dimensions are added one after the other. Use it instead of `BetaVAE` where
-    beta would have to be tuned to get a certain KL. The reported bound is the negative ELBO.
+    mean over the batch instead, for which gamma may be larger. With a small C, the latent holds
+    what helps the reconstruction most; as C grows, dimensions are added one after the other. Use it
+    instead of `BetaVAE` where beta would have to be tuned to get a certain KL. The reported bound
+    is the negative ELBO.
 
     Args:
-        gamma: Weight of the distance from the capacity.
+        gamma: Weight of the distance from the capacity. With a large one, little is learned but to
+            spend exactly C nats on every image.
         capacity: Capacity C in nats per image, at the end of the schedule.
         schedule: Factor of the capacity over the training, such as `LinearWarmup`. Validation and
             test use the whole capacity, so that their losses can be compared between epochs.
@@ -40,7 +42,7 @@ class CapacityVAE(VAE):
 
     def __init__(
         self,
-        gamma: float = 1000.0,
+        gamma: float = 10.0,
         capacity: float = 25.0,
         schedule: Callable[[], Schedule] = Constant,
         **kwargs: Any,
