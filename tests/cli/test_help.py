@@ -13,15 +13,15 @@ import time
 import pytest
 
 from vae_lightning.__main__ import COMMANDS, main
-from vae_lightning.cli import class_list, completion, option_list, short_help
+from vae_lightning.cli import class_list, collect_options, completion, option_list, short_help
 from vae_lightning.cli.bundled_configs import find_config
 
 LIGHTNING = option_list.LIGHTNING_COMMANDS
 
 
 def test_the_list_of_options_is_that_of_the_parsers():
-    """If it is not: ``python -m vae_lightning.cli.option_list`` writes it again."""
-    kept, found = option_list.read(), json.loads(json.dumps(option_list.collect()))
+    """If it is not: ``python -m vae_lightning.cli.collect_options`` writes it again."""
+    kept, found = option_list.read(), json.loads(json.dumps(collect_options.collect()))
     assert kept["arguments"] == found["arguments"]
     for flag in ("--model", "--data", "--model.prior", "--model.encoder"):
         assert kept["classes"][flag] == found["classes"][flag]

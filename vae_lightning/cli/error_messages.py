@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from vae_lightning.cli import option_list
 from vae_lightning.cli.allowed_classes import OPTION_BASES, PROJECT_BASES, subclasses
 from vae_lightning.distributions.likelihoods import Likelihood
 from vae_lightning.distributions.posteriors import Posterior
@@ -69,6 +70,29 @@ class Complaint:
         return found[1] if found else "this"
 
 
+_SHORT_NAMES = {
+    "lr": "optimizer.lr",
+    "learning_rate": "optimizer.lr",
+    "weight_decay": "optimizer.weight_decay",
+    "epochs": "trainer.max_epochs",
+    "num_epochs": "trainer.max_epochs",
+    "steps": "trainer.max_steps",
+    "gpus": "trainer.devices",
+    "bs": "data.batch_size",
+    "dataset": "data",
+    "data_dir": "data.root",
+    "workers": "data.num_workers",
+    "seed": "seed_everything",
+    "resume": "ckpt_path",
+    "checkpoint_path": "ckpt_path",
+    "out": "output_dir",
+    "z_dim": "model.latent_dim",
+}
+"""Options by the names that they have elsewhere."""
+
+_GROUPS = ("model", "data", "trainer", "optimizer")
+"""Groups of options, those that people mean most often first."""
+
 Match = re.Match[str]
 Rule = Callable[[Match, Complaint], str]
 
@@ -100,7 +124,24 @@ def explain(message: str, options: Collection[str] = ()) -> str:
 
 def unknown_option(name: str, options: Iterable[str]) -> str:
     """Return the sentence about an option that does not exist."""
-    return f"no option '{name}'{nearest(name, list(options))}"
+    names = {*options}
+    groups = {option.partition(".")[0] for option in names}
+    arguments = (flag.removeprefix("--") for flag in option_list.read()["arguments"])
+    names |= {argument for argument in arguments if argument.partition(".")[0] in groups}
+    # Usual short names, and options that end in the name.
+    ends = [option for option in sorted(names) if option.rpartition(".")[2] == name]
+    short = _SHORT_NAMES.get(name)
+    if short and short.partition(".")[0] in groups:
+        ends = [short]
+    if ends:
+        return f"no option '{name}'; did you mean '{min(ends, key=_by_group)}'?"
+    return f"no option '{name}'{nearest(name, sorted(names))}"
+
+
+def _by_group(option: str) -> int:
+    """Return the place of an option among those with the same end."""
+    group = option.partition(".")[0]
+    return _GROUPS.index(group) if group in _GROUPS else len(_GROUPS)
 
 
 def _one_line(message: str) -> str:
