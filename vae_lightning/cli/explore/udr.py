@@ -138,3 +138,7 @@ def _print(setting: dict[str, Any], rows: list[dict[str, Any]]) -> None:
         print(f"  {row['model']:<40} {row['udr']:.3f}   {row['informative']} informative latents")
     mean = sum(row["udr"] for row in rows) / len(rows)
     print(f"  {'mean':<40} {mean:.3f}   {len(rows)} models", flush=True)
+    if len(rows) == 2:
+        print("  Note: two models may agree by chance: train with more seeds", flush=True)
+    if not all(row["informative"] for row in rows):
+        print("  Note: without informative latents, a score is 0 by definition", flush=True)
