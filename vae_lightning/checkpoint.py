@@ -242,8 +242,11 @@ def read(path: str | Path) -> Checkpoint:
     if is_exported(path):
         return _read_exported(path)
     if not path.is_file():
-        what = "which is a folder" if path.is_dir() else "where no file is"
-        raise UserError(f"no checkpoint at {path}, {what}: give the path of a .ckpt file")
+        if not path.is_dir():
+            raise UserError(f"{path} does not exist: give the path of a .ckpt file")
+        inside = path / "checkpoints" / "best.ckpt"
+        instead = inside if inside.is_file() else "the path of a .ckpt file"
+        raise UserError(f"{path} is a folder: give {instead}")
     try:
         with path.open("rb") as file:
             is_whole = zipfile.is_zipfile(file)

@@ -182,7 +182,7 @@ def test_only_fit_takes_it_and_others_ignore_it_in_a_configuration(before, folde
 
 def test_files_that_are_no_checkpoints(folder, capsys):
     (folder / "a.ckpt").write_text("text")
-    for path, message in (("none.ckpt", "no checkpoint at none.ckpt"), ("a.ckpt", "a.ckpt is not")):
+    for path, message in (("none.ckpt", "none.ckpt does not exist"), ("a.ckpt", "a.ckpt is not")):
         with pytest.raises(SystemExit, match="1"):
             main(["fit", "--init_from", path])
         assert message in capsys.readouterr().err

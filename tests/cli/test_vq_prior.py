@@ -162,7 +162,7 @@ def test_another_autoencoder_is_refused(before, folder, capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (["--model.autoencoder=nowhere.ckpt"], "no checkpoint at nowhere.ckpt"),
+        (["--model.autoencoder=nowhere.ckpt"], "nowhere.ckpt does not exist"),
         (["--model.network.heads=3"], "heads must divide dim"),
         (["--data.size=8"], "no option 'size'"),
     ],

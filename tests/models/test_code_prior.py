@@ -347,7 +347,7 @@ def test_weights_of_lower_precision_are_the_same_autoencoder():
             "trained on 4 classes, but the data have 7",
         ),
         (lambda: CodePrior(prior_of(autoencoder("vq")), **SIZE), "a CodePrior has no codes"),
-        (lambda: CodePrior("nowhere.ckpt", **SIZE), "no checkpoint at nowhere.ckpt"),
+        (lambda: CodePrior("nowhere.ckpt", **SIZE), "nowhere.ckpt does not exist"),
     ],
 )
 def test_what_does_not_fit_is_refused(make, message):
