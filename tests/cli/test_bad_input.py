@@ -377,8 +377,8 @@ CHECKPOINTS = [
     ("weights altered, predicted", PREDICT, at(CKPT, flipped(0.6)), "has been altered"),
     ("pickle altered", TEST, at(CKPT, flipped(0.02)), "best.ckpt is damaged"),
     ("directory altered", TEST, at(CKPT, flipped(0.99)), "best.ckpt is damaged"),
-    ("folder", ["test", "--ckpt_path", RUN], None, "which is a folder"),
-    ("absent", ["test", "--ckpt_path", "absent.ckpt"], None, "no checkpoint at absent.ckpt"),
+    ("folder", ["test", "--ckpt_path", RUN], None, "is a folder: give runs/vae"),
+    ("absent", ["test", "--ckpt_path", "absent.ckpt"], None, "absent.ckpt does not exist"),
     ("zip of text", TEST, as_zip_of_text, "is not a checkpoint that can be read"),
     ("old format", TEST, as_old_format, "is not a checkpoint"),
     ("bare pickle", TEST, write(CKPT, pickle.dumps({"state_dict": {}})), "is not a checkpoint"),
@@ -463,6 +463,18 @@ OPTIONS = [
     ("fit", ["--data"], 2, ["--data needs a value"]),
     ("test", [], 1, ["vae test needs a trained model", "--ckpt_path"]),
     ("predict", [], 1, ["vae predict needs a trained model"]),
+    ("fit", ["--lr", "1e-3"], 2, ["no option 'lr'; did you mean 'optimizer.lr'?"]),
+    ("fit", ["--epochs=3"], 2, ["did you mean 'trainer.max_epochs'?"]),
+    ("fit", ["--batch_size=8"], 2, ["did you mean 'data.batch_size'?"]),
+    ("fit", ["--beta=8"], 2, ["did you mean 'model.beta'?"]),
+    ("fit", ["--latent_dim=8"], 2, ["did you mean 'model.latent_dim'?"]),
+    ("fit", ["--seed=8"], 2, ["did you mean 'seed_everything'?"]),
+    (
+        "fit",
+        ["--data.train_size=100", "--data.val_size=200"],
+        1,
+        ["data.val_size must be between 1 and 99, got 200"],
+    ),
     ("test", ["--ckpt_pth=a.ckpt"], 1, ["no option '--ckpt_pth'", "'--ckpt_path'"]),
     ("test", ["--ckpt_path"], 1, ["--ckpt_path needs the path of a checkpoint"]),
     ("test", ["--ckpt_path", "last"], 1, ["last has no meaning in a new process"]),
@@ -653,7 +665,7 @@ FILES = [
     ("bytes", b"\xff\xfe\x00", 1, "mine.yaml is not a YAML file"),
     ("no model", "model: null", 2, "give --model NAME"),
     ("no trainer", "trainer: null", 1, "trainer must hold options by name"),
-    ("a number as checkpoint", "ckpt_path: 5", 1, "no checkpoint at 5"),
+    ("a number as checkpoint", "ckpt_path: 5", 1, "5 does not exist"),
     ("Python", "model: !!python/object/apply:os.system ['touch pwned']", 1, "not a YAML file"),
     (
         "a command",
@@ -793,7 +805,7 @@ def test_an_altered_cache_is_made_anew(folder, cache_folder):
 
 def test_a_flag_shows_the_traceback(folder, monkeypatch):
     monkeypatch.setenv("VAE_TRACEBACK", "1")
-    with pytest.raises(UserError, match=r"no checkpoint at absent\.ckpt"):
+    with pytest.raises(UserError, match=r"absent\.ckpt does not exist"):
         main(["test", "--ckpt_path", "absent.ckpt"])
 
 

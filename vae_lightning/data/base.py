@@ -337,6 +337,21 @@ def data_root(root: str | None) -> Path:
     return expand(root or os.environ.get("VAE_DATA_ROOT") or "data")
 
 
+def train_part(n: int, val_size: int) -> int:
+    """Return how many of ``n`` images are left for training.
+
+    Raises:
+        UserError: If ``val_size`` is not positive, or leaves no training images.
+
+    Example:
+        >>> train_part(10, val_size=3)
+        7
+    """
+    if not 0 < val_size < n:
+        raise UserError(f"data.val_size must be between 1 and {n - 1}, got {val_size}")
+    return n - val_size
+
+
 def split_indices(n: int, val_size: int, seed: int) -> tuple[Tensor, Tensor]:
     """Split ``n`` images randomly into training and validation images.
 
@@ -357,7 +372,6 @@ def split_indices(n: int, val_size: int, seed: int) -> tuple[Tensor, Tensor]:
         >>> sorted([*train.tolist(), *val.tolist()]) == list(range(10))
         True
     """
-    if not 0 < val_size < n:
-        raise UserError(f"data.val_size must be between 1 and {n - 1}, got {val_size}")
+    train_part(n, val_size)
     order = torch.randperm(n, generator=randomness.generator(seed, "split"))
     return order[val_size:].sort().values, order[:val_size].sort().values

@@ -11,7 +11,14 @@ from torch.utils.data import Dataset
 from vae_lightning import randomness
 from vae_lightning.batch import Batch
 from vae_lightning.data import strokes
-from vae_lightning.data.base import ImageData, Images, InMemory, PredictSplit, split_indices
+from vae_lightning.data.base import (
+    ImageData,
+    Images,
+    InMemory,
+    PredictSplit,
+    split_indices,
+    train_part,
+)
 from vae_lightning.data.cache import cached
 from vae_lightning.images.folder_listing import Split
 from vae_lightning.nets import ImageShape
@@ -63,8 +70,9 @@ class Digits(ImageData):
 
     def split_size(self, split: Split) -> int:
         """See `ImageData.split_size`."""
-        sizes = {"test": self.sizes["test"], "val": self.val_size}
-        return sizes.get(split, self.sizes["train"] - self.val_size)
+        if split == "train":
+            return train_part(self.sizes["train"], self.val_size)
+        return self.sizes["test"] if split == "test" else self.val_size
 
     def prepare_data(self) -> None:
         """Draw the images that a stage needs and cache them; called in one process only."""

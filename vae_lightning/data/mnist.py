@@ -21,7 +21,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vae_lightning.batch import Batch
-from vae_lightning.data.base import ImageData, Images, InMemory, data_root, split_indices
+from vae_lightning.data.base import (
+    ImageData,
+    Images,
+    InMemory,
+    data_root,
+    split_indices,
+    train_part,
+)
 from vae_lightning.errors import UserError
 from vae_lightning.files import read_data_file
 from vae_lightning.images.folder_listing import Split
@@ -63,7 +70,9 @@ class MNIST(ImageData):
 
     def split_size(self, split: Split) -> int:
         """See `ImageData.split_size`."""
-        return {"test": 10_000, "val": self.val_size}.get(split, 60_000 - self.val_size)
+        if split == "train":
+            return train_part(60_000, self.val_size)
+        return 10_000 if split == "test" else self.val_size
 
     def prepare_data(self) -> None:
         """Download missing files; called in one process only."""

@@ -7,7 +7,14 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from vae_lightning.batch import Batch
-from vae_lightning.data.base import ImageData, Images, InMemory, data_root, split_indices
+from vae_lightning.data.base import (
+    ImageData,
+    Images,
+    InMemory,
+    data_root,
+    split_indices,
+    train_part,
+)
 from vae_lightning.data.published import Published
 from vae_lightning.errors import UserError
 from vae_lightning.images.folder_listing import Split
@@ -51,7 +58,9 @@ class TrainTestData(ImageData):
     def split_size(self, split: Split) -> int:
         """See `ImageData.split_size`."""
         train, test = self.published_sizes
-        return {"test": test, "val": self.val_size}.get(split, train - self.val_size)
+        if split == "train":
+            return train_part(train, self.val_size)
+        return test if split == "test" else self.val_size
 
     def prepare_data(self) -> None:
         """Download missing files; called in one process only."""
