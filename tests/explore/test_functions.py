@@ -134,7 +134,7 @@ def test_own_values_on_the_scale_of_another_prior():
     values = torch.linspace(-2, 2, 9, dtype=torch.float64)
     quantiles = model.latent_quantiles(torch.special.ndtr(values))
     made = explore.traverse(model, quantiles[3].float(), [0, 1], steps=9, limit=2)
-    assert made.axis_label.startswith("quantile of the prior")
+    assert made.axis_label.startswith("prior quantile")
     torch.testing.assert_close(made.own, torch.full((2,), values[3].item()), atol=1e-3, rtol=0)
 
 

@@ -173,7 +173,7 @@ def test_traversals_of_another_prior_say_what_their_axis_is(batch):
     prior = functools.partial(MixtureOfGaussians, components=3)
     model = VAE(image_shape=(1, 8, 8), latent_dim=3, prior=prior)
     figure = FIGURES["traversals"](steps=5).draw(model, batch.x, None, None)
-    assert figure.axes[0].get_xlabel().startswith("quantile of the prior")
+    assert figure.axes[0].get_xlabel().startswith("prior quantile")
 
 
 def test_manifold_has_z0_to_the_right_and_z1_upwards(monkeypatch):

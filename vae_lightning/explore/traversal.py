@@ -138,7 +138,7 @@ def _axis_label(categories: bool, only_categories: bool, same_scale: bool) -> st
     if same_scale:
         label = "value of the latent dimension"
     else:
-        label = "quantile of the prior, by the value that N(0, 1) has there"
+        label = "prior quantile, in standard deviations of N(0, 1)"
     return f"{label}; categories in their order" if categories else label
 
 

@@ -44,10 +44,11 @@ class Manifold(Figure):
         """See `Figure.draw`."""
         quantiles = model.latent_quantiles((torch.arange(self.n) + 0.5) / self.n)  # (n, 2)
         z_1, z_0 = torch.meshgrid(quantiles[:, 1], quantiles[:, 0], indexing="ij")
+        where = "at even quantiles of the prior"
         images = model.decode(torch.stack([z_0, z_1], dim=-1).flatten(0, 1))
         return plotting.manifold(
             model.to_picture(images).unflatten(0, (self.n, self.n)),
             quantiles[:, 0].tolist(),
-            axis_labels=("$z_0$, at even quantiles of the prior", "$z_1$, likewise"),
+            axis_labels=(f"$z_0$, {where}", f"$z_1$, {where}"),
             title=f"Decoded latent plane{self.title_end}",
         )

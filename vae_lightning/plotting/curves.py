@@ -79,7 +79,8 @@ def curves(
             markersize=to_points(5),
         )
     axes.grid(color=FAINT, linewidth=to_points(1))
-    axes.set_xlim(first, last)
+    room = 0.01 * (last - first)  # for the markers at both ends
+    axes.set_xlim(first - room, last + room)
     axes.set_ylim(low, high)
     axes.legend(frameon=False)
     return figure

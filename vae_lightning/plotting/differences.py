@@ -68,6 +68,6 @@ def differences(
         linewidth=to_points(2),
         capsize=to_points(4),
     )
-    axes.set_xlim(low, high)
+    axes.set_xlim(low - 0.5 * margin, high + 0.5 * margin)  # room for the labels of the last ticks
     axes.set_ylim(len(names) - 0.5, -0.5)
     return figure

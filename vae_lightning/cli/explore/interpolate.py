@@ -114,7 +114,8 @@ def _latents(
     if isinstance(labels, int):
         labels = torch.full((len(index),), labels)
     z = path_vectors(trained.model, whole.x, labels).cpu()
-    return z, labels, [given.name(i).rpartition("/")[2] if options.items else str(i) for i in index]
+    names = [given.name(i) for i in index]
+    return z, labels, [name.rpartition("/")[2] for name in names] if options.items else names
 
 
 def _means(
@@ -137,4 +138,4 @@ def _means(
             raise UserError(f"{given.what} has no image of class {name} among {len(part.x)}")
         means.append(project(trained.model, z[chosen].mean(0)))
     labels = None if label is None else torch.full((len(classes),), label)
-    return torch.stack(means), labels, classes
+    return torch.stack(means), labels, [f"class {name}" for name in classes]

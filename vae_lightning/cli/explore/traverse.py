@@ -67,13 +67,15 @@ def run(options: argparse.Namespace) -> None:
     if dimensions is None:
         dimensions = most_used(model, use, options.rows)
     made = traverse(model, z, dimensions, label, steps=options.steps, limit=options.limit)
+    movable = sum(variable.is_movable for variable in model.latent_variables)
+    shown = f", {len(dimensions)} of {movable} latents" if len(dimensions) < movable else ""
     numbers = [f"  {unit} {use[d]:.2f}" if use is not None else "" for d in dimensions]
     figure = plotting.traversals(
         model.to_picture(made.images),
         [f"{name}{number}" for name, number in zip(made.names, numbers, strict=True)],
         made.values.tolist(),
-        x_label=made.axis_label,
-        title=f"Traversals from {what}",
+        x_label=f"{made.axis_label}; triangles mark the unmoved value",
+        title=f"Traversals from {what}{shown}",
         original=None if original is None else model.to_picture(original),
         decoded=None if made.decoded is None else model.to_picture(made.decoded),
         own=made.own.tolist(),
