@@ -195,7 +195,7 @@ def test_the_number_of_epochs_follows_from_the_size(folder, capsys):
          "256 values of 8-bit images"),
         (lambda r: 1000 * r.normal(size=(300, 5)), ["--data.scaling=none"], "are not scaled"),
         (lambda r: r.normal(size=(4000, 5)), ["--data.batch_size=128"],
-         "an epoch has 25 updates: --data.batch_size 64 makes 50"),
+         "an epoch has only 25 updates: --data.batch_size 64 would make 50"),
         (lambda r: r.normal(size=(30, 5)), [], "only 3 validation items"),
     ],
     ids=["bytes", "floats", "binary", "logistic", "not scaled", "updates", "validation"],

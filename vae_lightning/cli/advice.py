@@ -48,6 +48,7 @@ def advice(trainer: pl.Trainer, model: ImageModel, data: ImageData) -> Iterator[
     yield from _about_likelihood(model, data)
     yield from _about_size(model)
     yield from _about_updates(trainer, data)
+    yield from _about_validation(trainer)
     n = data.split_size("val")
     if n < _FEW_VALIDATION_IMAGES and data.is_users:
         yield (
@@ -100,6 +101,15 @@ def _about_size(model: ImageModel) -> Iterator[str]:
         )
 
 
+def _about_validation(trainer: pl.Trainer) -> Iterator[str]:
+    every, epochs = trainer.check_val_every_n_epoch, trainer.max_epochs
+    if every and epochs and 0 < epochs < every:
+        yield (
+            f"nothing will be validated and no figure drawn, because there is a validation every "
+            f"{every} epochs: give --trainer.check_val_every_n_epoch 1"
+        )
+
+
 def _about_updates(trainer: pl.Trainer, data: ImageData) -> Iterator[str]:
     batches = data.num_train // (data.batch_size * trainer.world_size)
     updates = max(1, batches // trainer.accumulate_grad_batches)
@@ -107,7 +117,7 @@ def _about_updates(trainer: pl.Trainer, data: ImageData) -> Iterator[str]:
         return
     fitting = fitting_batch_size(data.num_train // trainer.world_size)
     if fitting < data.batch_size:
-        remedy = f"--data.batch_size {fitting} makes {data.num_train // fitting}"
+        remedy = f"--data.batch_size {fitting} would make {data.num_train // fitting}"
     else:
         remedy = "give more --trainer.max_epochs if the validation loss still falls at the end"
-    yield f"an epoch has {updates} {'update' if updates == 1 else 'updates'}: {remedy}"
+    yield f"an epoch has only {updates} {'update' if updates == 1 else 'updates'}: {remedy}"

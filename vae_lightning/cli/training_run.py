@@ -82,7 +82,10 @@ class TrainingRun:
         size = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
         name = type(self.module.model).__name__
         begun = "Training" if step is None else f"Continuing from step {step}:"
-        print(f"{begun} {name}, {size:,} parameters; everything goes to {self.folder.path}")
+        where = f"everything goes to {self.folder.path}"
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            where = "nothing is written, because of --trainer.fast_dev_run"
+        print(f"{begun} {name}, {size:,} parameters; {where}")
         half = str(self.trainer.precision).startswith("bf16")
         if half and isinstance(self.trainer.accelerator, CPUAccelerator) and cpu.lacks_bfloat16():
             print(
@@ -218,6 +221,8 @@ class TrainingRun:
         callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
         best = next((c for c in callbacks if isinstance(c, BestCheckpoint)), None)
         result = self.module.results.get("val/loss")
+        if self.module.model.critic is not None:  # whose losses do not measure quality
+            return ""
         if best is None or best.monitor != "val/loss" or not best.best_model_score or not result:
             return ""
         lowest = float(best.best_model_score)

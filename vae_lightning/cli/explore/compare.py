@@ -87,6 +87,13 @@ def run(options: argparse.Namespace) -> None:
             f"  {row['model']:<24} {row['score']:<24} {row['difference']:+.4f} "
             f"± {row['standard_error']:.4f} {unit}"
         )
+    for trained in models:
+        likelihood = trained.model.likelihood
+        if not trained.model.is_normalized(trained.is_binary):
+            notes.append(
+                f"Note: with a {likelihood.loss_name} ({type(likelihood).__name__}), "
+                "negative_log_likelihood is an importance-weighted loss, not a log-likelihood"
+            )
     for note in dict.fromkeys(notes):
         print(note)
     outputs.table("differences", rows)
@@ -150,7 +157,7 @@ def check_data(first: Trained, other: Trained, split: str) -> None:
     if different:
         key = different[0]
         raise UserError(
-            f"{first.held.path} and {other.held.path} were trained on other data: {key} is "
+            f"{first.held.path} and {other.held.path} were trained on different data: {key} is "
             f"{settings[0].get(key)!r} and {settings[1].get(key)!r}"
         )
 

@@ -59,9 +59,10 @@ def run(options: argparse.Namespace) -> None:
     likelihood = trained.model.likelihood
     name = type(likelihood).__name__
     if not trained.model.is_normalized(trained.is_binary):
+        of_loss = [key for key in ("reconstruction", "negative_elbo") if key in scores]
         print(
-            f"Note: reconstruction and negative_elbo are those of a {likelihood.loss_name} "
-            f"({name}), not of a log-likelihood"
+            f"Note: {' and '.join(of_loss)} {'are' if len(of_loss) > 1 else 'is'} that of a "
+            f"{likelihood.loss_name} ({name}), not of a log-likelihood"
         )
     if options.complexity and likelihood.num_values != 256:
         print(
@@ -161,5 +162,5 @@ def _draw(
         x, made = (trained.model.to_picture(images) for images in (part.x, made))
         rows += [x, made, (x - made).abs()]
         names += [what, "reconstruction", "error"]
-    title = f"{given.what}, by {by}"
+    title = f"Highest and lowest {by.replace('_', ' ')} of {given.what}"
     outputs.figure("scores", plotting.image_rows(torch.stack(rows), names, title=title))
