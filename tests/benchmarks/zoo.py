@@ -43,7 +43,7 @@ ROWS = {
         "Sylvester flow": f"--config sylvester_flow {WARMUP}",
         "IAF": f"{FLOW} IAFPosterior {WARMUP}",
         "Gumbel-softmax, 20 x 10": "--config categorical_vae",
-        "200 Bernoulli latents": "--config bernoulli_vae",
+        "200 Bernoulli latents": f"--config bernoulli_vae {WARMUP}",
     },
     "dynamic MNIST": {
         "VAE": f"{DYNAMIC} VAE --model.num_samples 1",
