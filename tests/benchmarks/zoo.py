@@ -20,6 +20,8 @@ STATIC = "--config static_mnist"
 CAPACITY = f"{STATIC} --model CapacityVAE --model.schedule LinearWarmup"
 FLOW = "--config planar_flow --model.posterior"
 DYNAMIC = "--config iwae --model"
+NORMAL = "--model.prior StandardNormal --model.posterior GaussianPosterior"
+FLAT_DECODER = "--model.decoder MLPDecoder --model.decoder.hidden [600,600]"
 FEW = "--model.num_bounds 2 --model.num_samples 4"
 ROWS = {
     "static MNIST": {
@@ -59,7 +61,9 @@ ROWS = {
         "two-layer IWAE, k = 5": "--config hierarchical_iwae",
         "ladder VAE, five layers": f"--config ladder_vae {WARMUP}",
         "hyperspherical VAE, d = 11": "--config hyperspherical_vae",
+        "the same, normal, d = 10": f"--config hyperspherical_vae {NORMAL} --model.latent_dim 10",
         "Poincare VAE, d = 2": "--config poincare_vae",
+        "the same, normal, d = 2": f"--config poincare_vae {NORMAL} {FLAT_DECODER}",
     },
 }
 """Options of ``vae fit`` by data set and row."""
