@@ -11,7 +11,7 @@ class Capability(StrEnum):
     LATENT_VECTOR = "latent vector"
     CONTINUOUS_LATENT = "continuous latent vector"
     TRAVERSABLE = "latent variables that could be moved one at a time"
-    POSTERIOR_DENSITY = "posterior density that is known at any latent, not only at its own draws"
+    POSTERIOR_DENSITY = "posterior that can evaluate its density at any latent"
     KL_PER_DIMENSION = "closed-form KL divergence of each latent dimension"
     CODEBOOK = "codebook"
     CODE_PRIOR = "learned prior over codes"
