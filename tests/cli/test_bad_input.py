@@ -463,6 +463,13 @@ OPTIONS = [
     ("fit", ["--data"], 2, ["--data needs a value"]),
     ("test", [], 1, ["vae test needs a trained model", "--ckpt_path"]),
     ("predict", [], 1, ["vae predict needs a trained model"]),
+    (
+        "fit",
+        ["--trainer.accelerator=mps"],
+        1,
+        ["trainer.accelerator: torch finds no such device", "give cpu"],
+    ),
+    ("fit", ["--figures.manifold=true"], 2, ["figures.manifold: expected a class, or null"]),
     ("fit", ["--lr", "1e-3"], 2, ["no option 'lr'; did you mean 'optimizer.lr'?"]),
     ("fit", ["--epochs=3"], 2, ["did you mean 'trainer.max_epochs'?"]),
     ("fit", ["--batch_size=8"], 2, ["did you mean 'data.batch_size'?"]),

@@ -224,6 +224,8 @@ def _missing(match: Match, complaint: Complaint) -> str:
 def _unknown_class(match: Match, complaint: Complaint) -> str:
     if "Expected a <class 'float'>" in complaint.message:  # a number, or a tensor
         return f"{complaint.key}: expected float, got '{match[1]}'"
+    if match[1].lower() in ("true", "false"):
+        return f"{complaint.prefix}expected a class, or null to leave it out, got '{match[1]}'"
     names = {cls.__name__ for base in OPTION_BASES for cls in subclasses(base)} - {match[1]}
     hint = nearest(match[1], sorted(names), 0.6)
     return f"{complaint.prefix}no class named '{match[1]}' here{hint}"
@@ -340,6 +342,10 @@ _RULES: dict[str, Rule] = {
     r"argument (?:\S+/)?(\S+): expected one argument": _always(r"\1 needs a value"),
     r"Connection (?:closed|reset) by peer": _always(
         "another process of this run has ended; the reason is in what it printed"
+    ),
+    r"No supported gpu backend found|Accelerator` can not run on your system": _always(
+        "trainer.accelerator: torch finds no such device on this machine: leave the option out, or "
+        "give cpu"
     ),
     r"No API key configured": _always(
         "WandbLogger needs an account: run `wandb login`, or set WANDB_MODE=offline"
