@@ -61,6 +61,12 @@ def test_runs_are_points_around_their_mean():
         rate_distortion({"": [RatePoint("1", [math.nan], [1.0])]})
 
 
+def test_a_mean_is_not_a_median():
+    axes = rate_distortion({"": [RatePoint("1", [20, 22, 27], [80, 84, 91])]}).axes[0]
+    (means,) = curves_of(axes)
+    assert (means.get_xdata()[0], means.get_ydata()[0]) == pytest.approx((23, 85))
+
+
 @pytest.mark.parametrize("points", [[(5, 100)], [(5, 100), (5, 100)], [(0.001, 100), (30, 100.2)]])
 def test_points_that_hardly_differ(points):
     axes = rate_distortion({"a": [RatePoint("", [x], [y]) for x, y in points]}).axes[0]
@@ -105,6 +111,38 @@ def test_runs_without_a_common_parameter_are_not_joined():
     axes = figure(runs).axes[0]
     assert {"a", "b", "c"} <= set(texts_of(axes))
     assert not curves_of(axes)
+
+
+def means_of(axes):
+    """The places of the means without lines."""
+    return {
+        (float(x), float(y))
+        for line in axes.lines
+        if line.get_marker() == "o" and line.get_alpha() is None and line.get_linestyle() != "-"
+        for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)
+    }
+
+
+@pytest.mark.parametrize("values", [("MLPDecoder", "ConvDecoder"), (False, True)])
+def test_seeds_of_settings_that_are_no_numbers_are_one_point(values):
+    runs = [
+        Measured(f"{value},{seed}", {"model.x": value, "seed": seed}, 10 * i + seed, 50 - seed)
+        for i, value in enumerate(values)
+        for seed in (0, 2)
+    ]
+    axes = figure(runs).axes[0]
+    assert not curves_of(axes)
+    assert {(1.0, 49.0), (11.0, 49.0)} <= means_of(axes)
+
+
+def test_too_many_curves_are_drawn_as_points():
+    for sizes, curves in ((12, 12), (13, 0)):
+        runs = [
+            Measured(f"{size},{beta}", {"model.beta": beta, "model.size": size}, beta, size)
+            for size in range(sizes)
+            for beta in (1, 2)
+        ]
+        assert len(curves_of(figure(runs, along="model.beta").axes[0])) == curves
 
 
 def test_a_loss_that_is_no_likelihood_has_no_elbo():

@@ -19,6 +19,12 @@ def test_cyclic():
     assert [cyclic(step) for step in (0, 25, 50, 99, 100, 125)] == [0, 0.5, 1, 1, 0, 0.5]
 
 
+def test_the_rise_of_a_cycle_is_an_option():
+    slow, fast = Cyclic(period=100, rise=1.0), Cyclic(period=100, rise=0.2)
+    assert [slow(step) for step in (0, 25, 50, 99, 100, 125)] == [0, 0.25, 0.5, 0.99, 0, 0.25]
+    assert [fast(step) for step in (0, 5, 20, 99, 100, 110)] == [0, 0.25, 1, 1, 0, 0.5]
+
+
 def test_exponential_decay():
     decay = ExponentialDecay(rate=0.01, minimum=0.3)
     expected = [1, math.exp(-0.5), math.exp(-1), 0.3, 0.3]

@@ -14,11 +14,14 @@ from PIL import Image
 
 import vae_lightning
 from vae_lightning.__main__ import main
-from vae_lightning.cli import sweep
+from vae_lightning.cli import rate_distortion, sweep
 from vae_lightning.cli.explore.finished_runs import find
 from vae_lightning.cli.explore.outputs import Outputs
+from vae_lightning.cli.rate_distortion import of_log
 from vae_lightning.cli.sweep_file import Sweep
+from vae_lightning.explore import udr
 from vae_lightning.models.loading import load
+from vae_lightning.randomness import choose
 
 COMMAND = ["vae", "fit", "--model=BetaVAE", "--trainer.logger+=X", "${args}"]
 FILE = {
@@ -136,8 +139,10 @@ def test_rate_and_distortion_are_measured(folder, capsys):
     with torch.no_grad():
         q = model.posterior(x)
         z = q.mu[:, None] + (q.log_var / 2).exp()[:, None] * torch.randn(40, 300, 3)
-        expected = -model.log_likelihood(x, z).mean(1).mean()
-    assert float(row["distortion"]) == pytest.approx(expected.item(), rel=0.02)
+        of_draws = -model.log_likelihood(x, z)
+    assert float(row["distortion"]) == pytest.approx(of_draws.mean().item(), rel=0.02)
+    error = of_draws.std().item() / math.sqrt(40)  # of one draw for each image
+    assert float(row["distortion_error"]) == pytest.approx(error, rel=0.5)
     assert float(row["negative_elbo"]) == pytest.approx(
         float(row["rate"]) + float(row["distortion"])
     )
@@ -148,6 +153,7 @@ def test_checkpoints_are_told_apart_by_their_settings(folder, capsys):
     main(["rate_distortion", *paths, "--out=r", "--n=10"])
     found = rows(folder / "r" / "rate_distortion.csv")
     assert [float(row["model.beta"]) for row in found] == [4, 1]
+    assert [row["images"] for row in found] == ["10", "10"]
     assert [row["model"] for row in found] == [
         "beta=4,seed_everything=0",
         "beta=1,seed_everything=0",
@@ -168,6 +174,150 @@ def test_a_curve_follows_numbers(folder, capsys):
     main(["rate_distortion", *paths, "--out=r"])
     found = rows(folder / "r" / "rate_distortion.csv")
     assert [row["model.encoder.hidden"] for row in found] == ["[8]", "[6]"]
+
+
+def changed(path, copy, change) -> str:
+    """Save a copy of a checkpoint with other content."""
+    content = torch.load(path, weights_only=True)
+    change(content)
+    torch.save(content, copy)
+    return str(copy)
+
+
+def set_latent(content, latent, mu):
+    """Give a latent the same posterior N(mu, 1) for all images, or the same value."""
+    weights = content["state_dict"]
+    names = [key for key in weights if key.startswith("model.encoder")][-2:]
+    for name in names:
+        parts = weights[name].chunk(len(weights[name]) // 3)
+        for part, value in zip(parts, (mu, 0.0), strict=False):
+            part[latent] = value if name.endswith("bias") else 0.0
+
+
+def other_data(content):
+    content["vae_lightning"]["data"]["init_args"]["test_size"] = 30
+
+
+def a_density(content):
+    content["vae_lightning"]["model"]["init_args"]["likelihood"] = {
+        "class_path": "vae_lightning.distributions.likelihoods.Gaussian",
+        "init_args": {},
+    }
+
+
+def autoencoder(folder) -> str:
+    main(["fit", "--model=Autoencoder", *EXTRA])
+    (path,) = folder.glob("runs/*/version_*/checkpoints/best.ckpt")
+    return str(path)
+
+
+@pytest.mark.parametrize("command", ["rate_distortion", "udr"])
+def test_runs_on_other_data_are_refused(command, folder, capsys):
+    path = checkpoint(folder, 1, 0)
+    other = changed(path, folder / "other.ckpt", other_data)
+    message = failure([command, path, other, "--out=r"], capsys)
+    assert "were trained on different data: test_size is 40 and 30" in message
+
+
+def test_rates_of_another_kind_are_refused(folder, capsys):
+    path = checkpoint(folder, 1, 0)
+    other = changed(path, folder / "other.ckpt", a_density)
+    message = failure(["rate_distortion", path, other, "--out=r"], capsys)
+    assert "other.ckpt a density of images: compare models of the same kind" in message
+
+
+def test_title_and_parameter_of_the_curve_can_be_chosen(folder, monkeypatch):
+    drawn = []
+    original = rate_distortion.figure
+
+    def figure(measured, along, *args, **text):
+        drawn.append((along, text))
+        return original(measured, along, *args, **text)
+
+    monkeypatch.setattr(rate_distortion, "figure", figure)
+    main(["rate_distortion", "runs/betas", "--n=4"])
+    main(["rate_distortion", "runs/betas", "--out=r", "--along=seed_everything", "--title=x"])
+    assert drawn == [
+        (None, {"title": "betas", "note": "4 test images"}),
+        ("seed_everything", {"title": "x", "note": "40 test images"}),
+    ]
+
+
+def test_the_last_validation_of_a_log_is_drawn(tmp_path):
+    head = "step,train/loss,val/negative_elbo,val/reconstruction"
+    lines = [head, "1,9,,", "1,,120,100", "2,8,,", "2,,90,65", "3,7,,"]
+    log = tmp_path / "metrics.csv"
+    assert of_log(tmp_path, "a", {}) is None
+    log.write_text("\n".join(lines))
+    found = of_log(tmp_path, "a", {"model.beta": 4})
+    assert (found.name, found.parameters, found.rate, found.distortion) == (
+        "a",
+        {"model.beta": 4},
+        25,
+        65,
+    )
+    for last in ("4,,nan,65", "4,,90,"):  # diverged, or a model without a rate
+        log.write_text("\n".join([*lines, last]))
+        assert of_log(tmp_path, "a", {}) is None
+
+
+def test_latents_without_a_kl_are_informative_by_their_variance(folder, capsys):
+    """An autoencoder has neither a KL nor a rate."""
+    path = autoencoder(folder)
+    other = changed(path, folder / "other.ckpt", lambda content: set_latent(content, 1, 5.0))
+    main(["udr", path, other, "--out=u.csv"])
+    means = [load(one).embed(images()) for one in (path, other)]
+    in_use = [z.double().var(0) > 0.01 for z in means]
+    assert not in_use[1][1]
+    found = rows(folder / "u.csv")
+    assert sorted(int(row["informative"]) for row in found) == sorted(
+        int(mask.sum()) for mask in in_use
+    )
+    message = failure(["rate_distortion", checkpoint(folder, 1, 0), path, "--out=r"], capsys)
+    assert "this Autoencoder has no ELBO, so it has no rate" in message
+
+
+@pytest.mark.parametrize("similarity", ["spearman", "lasso"])
+@pytest.mark.parametrize("n", [40, 25])
+def test_udr_is_that_of_means_and_informative_latents(similarity, n, folder):
+    """Images are read in parts, and the KL is a mean over all of them."""
+
+    def weak(content):
+        set_latent(content, 0, 0.1)  # a KL of 0.005 nats
+        set_latent(content, 1, 0.2)  # 0.02 nats
+
+    paths = [
+        changed(checkpoint(folder, 1, 0), folder / "weak.ckpt", weak),
+        checkpoint(folder, 1, 1),
+        checkpoint(folder, 1, 0),
+    ]
+    models = [load(path) for path in paths]
+    x = images()[choose(40, n, "items").sort().values]
+    means = [model.embed(x) for model in models]
+    in_use = [model.latent_kl(x).double().mean(0) > 0.01 for model in models]
+    assert in_use[0][:2].tolist() == [False, True]
+    main(["udr", *paths, f"--similarity={similarity}", f"--n={n}", "--batch_size=7", "--out=u"])
+    scores, pairs = udr(means, in_use, similarity)
+    order = scores.argsort(descending=True)
+    found = rows(folder / "u" / "udr.csv")
+    assert [float(row["udr"]) for row in found] == pytest.approx(scores[order].tolist(), rel=1e-3)
+    informative = [int(mask.sum()) for mask in in_use]
+    assert [int(row["informative"]) for row in found] == [informative[i] for i in order]
+    # Of each model with each other one, from which its latents are predicted.
+    expected = [pairs[i, j].item() for j in range(3) for i in range(3) if i != j]
+    found = [float(row["udr"]) for row in rows(folder / "u" / "pairs.csv")]
+    assert found == pytest.approx(expected, rel=1e-3)
+
+
+def test_udr_compares_no_runs_of_two_sweeps(folder, capsys):
+    shutil.copytree(folder / "runs" / "betas", folder / "runs" / "again")
+    main(["udr", "runs/betas", "runs/again", "--out=u"])
+    assert len(rows(folder / "u" / "pairs.csv")) == 8
+    lines = capsys.readouterr().out.splitlines()
+    means = [line.split() for line in lines if line.split()[0] == "mean"]
+    assert [words[2:] for words in means] == [["2", "models"]] * 4
+    found = [float(row["udr"]) for row in rows(folder / "u" / "udr.csv")]
+    assert sum(float(words[1]) for words in means) / 4 == pytest.approx(sum(found) / 8, abs=1e-3)
 
 
 def test_udr_compares_seeds_of_one_setting(folder, capsys):

@@ -97,6 +97,19 @@ def test_many_labels_keep_their_share():
     assert labeled[torch.tensor(list(made))].view(-1, 8).sum(1).eq(7).all()
 
 
+def test_the_share_of_labels_is_rounded_to_the_nearest_number():
+    made, labeled = sampler(labels=46)  # 3.68 of 8
+    assert labeled[torch.tensor(list(made))].view(-1, 8).sum(1).eq(4).all()
+
+
+def test_labeled_images_have_another_order_in_each_pass():
+    made, labeled = sampler()
+    order = torch.tensor(list(made))
+    first, second = order[labeled[order]][:24].view(2, 12)
+    assert first.sort().values.equal(second.sort().values)
+    assert not first.equal(second)
+
+
 def test_processes_share_the_images_of_an_epoch():
     parts = [sampler(processes=2, rank=rank) for rank in range(2)]
     orders = [torch.tensor(list(made)) for made, _ in parts]

@@ -13,7 +13,7 @@ from torch.distributions import Independent, Normal
 from vae_lightning import VAE
 from vae_lightning.distributions.planar_flow import PlanarFlowPosterior, planar_flows
 from vae_lightning.distributions.priors import StandardNormal
-from vae_lightning.distributions.zuko_flows import IAFPosterior, RealNVPPrior
+from vae_lightning.distributions.zuko_flows import IAFPosterior, RealNVPPrior, _gated_update
 from vae_lightning.nets import MLPDecoder, MLPEncoder
 from vae_lightning.randomness import Noise
 
@@ -458,3 +458,10 @@ print("zuko" in sys.modules, checked())
 def test_bad_arguments(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_an_update_mixes_the_latent_with_the_prediction():
+    """z -> g z + (1 - g) m, with a gate that starts near 1 (equation 14 of the paper)."""
+    z, m, s = torch.randn(3, 20)
+    gate = (s + 2).sigmoid()
+    torch.testing.assert_close(_gated_update(m, s)(z), gate * z + (1 - gate) * m)

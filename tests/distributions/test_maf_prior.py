@@ -5,7 +5,7 @@ import torch
 from contract_checks import check_real_sampler
 from torch.autograd.functional import jacobian
 
-from vae_lightning.distributions.zuko_flows import MAFPrior
+from vae_lightning.distributions.zuko_flows import MAFPrior, RealNVPPrior
 from vae_lightning.functional import standard_normal_log_prob
 
 
@@ -47,6 +47,16 @@ def test_samples_follow_a_density_that_integrates_to_one():
     check_real_sampler(
         lambda n: made.sample(n, generator=generator), lambda z: made.log_prob(z[:, None])[:, 0]
     )
+
+
+@pytest.mark.parametrize("cls", [MAFPrior, RealNVPPrior])
+def test_each_sample_is_one_of_its_class(cls):
+    made, classes = cls(4, 3, transforms=3, hidden=(16,)), torch.eye(3)[torch.arange(50) % 3]
+    z = made.sample(50, classes, torch.Generator().manual_seed(1))
+    base = torch.randn(50, 4, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(made.transforms(classes)(z), base, rtol=1e-4, atol=1e-4)
+    other = made.transforms(classes.roll(1, 0))(z)
+    assert (other - base).abs().max() > 1e-3
 
 
 def test_each_row_has_its_class():

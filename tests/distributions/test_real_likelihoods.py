@@ -150,6 +150,13 @@ def test_sigma_is_checked_and_starts_from_the_data(cls):
 
 
 @BOTH
+def test_sigma_of_constant_data_starts_at_a_thousandth(cls):
+    likelihood = cls(None, learn_sigma=True)
+    likelihood.init_from_data(FewImages(torch.full((9, 1, 4, 4), 0.3)))
+    assert likelihood.sigma == pytest.approx(1e-3)
+
+
+@BOTH
 def test_fits_values_of_any_size(cls):
     """A model of unbounded values with a learned sigma."""
     likelihood = functools.partial(cls, sigma=None, learn_sigma=True)

@@ -129,3 +129,13 @@ def test_wrong_arguments():
         udr([z, z[:5]], all_of(z, z))
     with pytest.raises(ValueError, match="not finite"):
         udr([z, z * math.nan], all_of(z, z))
+
+
+@pytest.mark.parametrize("similarity", ["spearman", "lasso"])
+def test_a_constant_latent_is_similar_to_none(similarity):
+    z = torch.randn(N, 2)
+    models = [z, torch.cat([z, torch.full((N, 1), 3.0)], 1)]
+    scores, _ = udr(models, all_of(*models), similarity)
+    # The two are found again, perfectly but for the penalty; the third adds 0 of 5.
+    expected = (1 if similarity == "spearman" else 0.9) * 4 / 5
+    assert scores.tolist() == pytest.approx([expected] * 2, abs=0.02)

@@ -216,6 +216,18 @@ def test_samples(prior):
     assert whole.equal(sample(prior, 6, label, seed=3, batch_size=4))
 
 
+@pytest.mark.parametrize("name", ["vq2", "conditional"])
+def test_each_of_many_maps_is_drawn_with_its_own_numbers_and_class(name, monkeypatch):
+    """However many are drawn at once."""
+    prior = prior_of(autoencoder(name))
+    condition = prior.encode_labels(label_of(prior, 10), 10)
+    whole = prior.sample_codes(10, condition, torch.Generator().manual_seed(0))
+    monkeypatch.setattr("vae_lightning.models.code_prior._ROWS", 3)
+    parts = prior.sample_codes(10, condition, torch.Generator().manual_seed(0))
+    for level, expected in zip(parts, whole, strict=True):
+        assert level.equal(expected)
+
+
 def test_samples_have_the_nats_that_the_prior_says(prior):
     """The mean of -log p over draws is the entropy; the estimate from halves of them agrees."""
     n = 400

@@ -7,6 +7,7 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from vae_lightning import VAE, InfoVAE
+from vae_lightning.discrepancies import squared_mmd
 from vae_lightning.distributions.mixture_prior import MixtureOfGaussians
 from vae_lightning.randomness import Noise
 
@@ -43,6 +44,15 @@ def test_objective_is_that_of_the_paper(batch, alpha, lambd):
     assert terms.mmd.item() == pytest.approx(mmd, rel=1e-4, abs=1e-5)
     expected = reconstruction + (1 - alpha) * kl + (alpha + lambd - 1) * mmd
     torch.testing.assert_close(info.objective(terms).double(), expected, rtol=1e-5, atol=1e-4)
+
+
+def test_the_kernel_is_an_option(batch):
+    info = model(kernel="rbf")
+    terms = info.terms(batch.x, None, Noise(batch.indices, "test"))
+    z = info.posterior(batch.x).rsample(Noise(batch.indices, "test"), 1).z[:, 0]
+    prior = torch.randn(16, 3, generator=Noise(batch.indices, "test").generator("prior"))
+    torch.testing.assert_close(terms.mmd, squared_mmd(z, prior, "rbf"))
+    assert not terms.mmd.allclose(squared_mmd(z, prior))
 
 
 def test_the_reported_bound_is_that_of_the_plain_vae(batch):

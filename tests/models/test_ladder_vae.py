@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
+from torch.nn import functional
 
 from vae_lightning import IWAE, HierarchicalVAE, LadderVAE
 from vae_lightning.distributions.likelihoods import Gaussian
@@ -438,3 +439,23 @@ def test_without_normalization_there_are_no_such_layers():
     assert not any(isinstance(m, nn.LayerNorm) for m in model(normalize=False).modules())
     assert sum(isinstance(m, nn.LayerNorm) for m in model().modules()) == 1 + 4 + 4
     assert not any("BatchNorm" in type(m).__name__ for m in model().modules())
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_hidden_layers_are_two_with_leaky_rectifiers(normalize):
+    """Each of them linear, normalized, and rectified with a slope of 0.1 below 0."""
+    vae = LadderVAE(image_shape=(1, 8, 8), latent_dims=(4, 3), widths=(8, 6), normalize=normalize)
+
+    def activated(x):
+        x = functional.layer_norm(x, x.shape[1:]) if normalize else x
+        return torch.where(x > 0, x, 0.1 * x)
+
+    x = torch.randn(5, 8)
+    torch.testing.assert_close(vae.start(x), activated(x))
+    for net in (vae.up_nets[0], vae.down_nets[0][0]):
+        layers = [layer for layer in net.modules() if isinstance(layer, nn.Linear)]
+        assert len(layers) == 2
+        h = x = torch.randn(5, layers[0].in_features)
+        for layer in layers:
+            h = activated(layer(h))
+        torch.testing.assert_close(net(x), h)

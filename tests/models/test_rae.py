@@ -236,6 +236,11 @@ def test_none_penalizes_the_latents_only(batch):
     torch.testing.assert_close(rae.objective(terms), expected)
 
 
+def test_weights_of_the_regularizers_by_default():
+    for regularizer, lambd in {"l2": 1e-3, "gradient": 1.0, "spectral": 0.0, "none": 0.0}.items():
+        assert RAE(regularizer=regularizer, latent_dim=2).lambd == lambd
+
+
 def test_there_is_no_prior():
     with pytest.raises(MissingCapabilityError, match=r"this RAE has no prior .* vae density fit"):
         model().sample(2)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from vae_lightning import SlicedWAE
+from vae_lightning.discrepancies import random_directions, squared_sliced_wasserstein
 from vae_lightning.distributions.mixture_prior import MixtureOfGaussians
 from vae_lightning.distributions.posteriors import GaussianPosterior
 from vae_lightning.models.capabilities import Capability
@@ -34,6 +35,18 @@ def test_terms_are_those_of_one_latent_and_one_draw_of_the_prior_per_image(batch
     reconstruction = -swae.likelihood.log_prob(swae.decoder(z), batch.x)
     torch.testing.assert_close(terms.reconstruction, reconstruction)
     torch.testing.assert_close(swae.objective(terms), reconstruction + 20 * expected)
+
+
+def test_the_reconstruction_is_the_mean_over_draws_and_the_distance_that_of_the_first(batch):
+    swae = model(posterior=GaussianPosterior, num_samples=3)
+    terms = swae.terms(batch.x, None, Noise(batch.indices, "test"))
+    z = swae.posterior(batch.x).rsample(Noise(batch.indices, "test"), 3).z
+    torch.testing.assert_close(terms.reconstruction, -swae.log_likelihood(batch.x, z).mean(1))
+    noise = Noise(batch.indices, "test")
+    prior = torch.randn(16, 3, generator=noise.generator("prior"))
+    directions = random_directions(50, 3, noise.generator("directions"))
+    expected = squared_sliced_wasserstein(z[:, 0], prior, directions)
+    torch.testing.assert_close(terms.sliced_wasserstein, expected)
 
 
 def test_directions_are_drawn_anew_for_each_batch(batch):

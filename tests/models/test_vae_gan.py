@@ -6,9 +6,11 @@ import math
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
 from vae_lightning import VAEGAN
+from vae_lightning.distributions.label_normal import LabelNormal
 from vae_lightning.distributions.likelihoods import Gaussian
 from vae_lightning.distributions.posteriors import DiagonalGaussian
 from vae_lightning.functional import scale_gradient
@@ -118,6 +120,29 @@ def test_no_network_learns_from_the_objective_of_another(model, x):
     assert all(gradient is None or not gradient.any() for gradient in of_encoder)
 
 
+def test_each_image_is_compared_given_its_own_class(x):
+    """Encoder, decoder and critic see the class, also those of reconstructions and samples."""
+    model = VAEGAN(
+        image_shape=SHAPE, latent_dim=LATENT_DIM, num_classes=4, conditional=True,
+        critic_channels=(4, 6), prior=LabelNormal,
+    ).double()  # fmt: skip
+    model.prior.mu.data.normal_()
+    classes = torch.eye(4).double()[[0, 1, 2, 3, 1, 0]]
+    terms = model.terms(x, classes, noise())
+    z = model.posterior(x, classes).rsample(noise()).z[:, 0].double()
+    z_p = model.prior.sample(6, classes, noise().generator("prior")).double()
+    shown = [x, *(model.decoder(latent, classes).sigmoid() for latent in (z, z_p))]
+    (real, features), (fake, of_fake), (sampled, _) = (model.critic(y, classes) for y in shown)
+    error = 0.5 * (of_fake - features).square().flatten(1).sum(1)
+    fooled = -0.5 * (functional.logsigmoid(fake) + functional.logsigmoid(sampled))
+    told = -0.5 * functional.logsigmoid(real)
+    told = told - 0.25 * (functional.logsigmoid(-fake) + functional.logsigmoid(-sampled))
+    close = functools.partial(torch.testing.assert_close, rtol=1e-4, atol=1e-5, check_dtype=False)
+    close(terms.feature_error, error)
+    close(terms.adversarial, fooled)
+    close(terms.critic, told)
+
+
 def test_there_is_no_likelihood_but_there_are_samples():
     model = VAEGAN(image_shape=SHAPE, latent_dim=LATENT_DIM)
     assert not model.has(Capability.DENSITY)
@@ -142,6 +167,24 @@ def test_the_critic_takes_every_shape(shape):
     part = ConvCritic(shape)
     x = torch.rand(4, *shape)
     torch.testing.assert_close(part(x)[0][:2], part(x[:2])[0])
+
+
+def test_the_critic_is_that_of_its_convolutions():
+    """Leaky rectifiers between them, and every map but the first is normalized as a whole."""
+    critic, x = ConvCritic((2, 9, 8), 3, channels=(4, 5, 6)), torch.rand(7, 2, 9, 8)
+    classes = torch.eye(3)[torch.arange(7) % 3]
+    h = torch.cat([x, classes[:, :, None, None].expand(-1, -1, 9, 8)], 1)
+    convolutions = [layer for layer in critic.layers if isinstance(layer, nn.Conv2d)]
+    for i, layer in enumerate(convolutions):
+        h = functional.conv2d(h, layer.weight, layer.bias, stride=2, padding=1)
+        if i:
+            variance, mean = torch.var_mean(h, (1, 2, 3), correction=0, keepdim=True)
+            h = (h - mean) / (variance + 1e-5).sqrt()
+        features, h = h, torch.where(h > 0, h, 0.2 * h)
+    logit, found = critic(x, classes)
+    torch.testing.assert_close(found, features)
+    head = critic.head[-1]
+    torch.testing.assert_close(logit, h.flatten(1) @ head.weight[0] + head.bias)
 
 
 def test_scaled_gradients_pass_through_chains():

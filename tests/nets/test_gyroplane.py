@@ -86,6 +86,18 @@ def test_the_decoder_with_any_other_behind_it(batch, conditional):
     assert vae.decoder.first.normals.shape == (12, 2)
 
 
+def test_the_decoder_behind_it_sees_the_class_and_distances_on_one_side_of_the_hyperplanes():
+    decoder = GyroplaneDecoder((1, 2, 2), 2, cond_features=3, curvature=0.4, width=50)
+    layer = GyroplaneLayer(2, 50, curvature=0.4)
+    layer.load_state_dict(decoder.first.state_dict())
+    z, classes = 0.5 * torch.randn(6, 2), torch.eye(3)[torch.arange(6) % 3]
+    distances = layer(z)
+    assert distances.min() < -0.1
+    expected = decoder.decoder(distances.clamp(min=0), classes)
+    torch.testing.assert_close(decoder(z, classes), expected)
+    assert not decoder(z, classes.roll(1, 0)).allclose(expected)
+
+
 def test_the_decoder_starts_at_a_mean_image():
     decoder = GyroplaneDecoder((1, 2, 2), 2, width=5)
     params = torch.randn(1, 2, 2)

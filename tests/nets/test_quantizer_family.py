@@ -536,3 +536,35 @@ def test_a_zero_vector_gets_its_code_and_a_finite_gradient():
     assert out.equal(e)
     out.sum().backward()
     assert v.grad.abs().max() < 10
+
+
+@pytest.mark.parametrize("gradient", ["straight_through", "rotation"])
+def test_residual_losses_are_those_of_all_steps_and_the_gradient_that_of_the_sum(gradient):
+    part = functools.partial(
+        vector_quantizer, codebook_update="gradient", orthogonality=10.0, codebook_size=K
+    )
+    q = ResidualQuantizer(
+        D, num_quantizers=3, groups=2, gradient=gradient,
+        quantizer=lambda size: part(embedding_dim=size),
+    ).eval()  # fmt: skip
+    for one in q.quantizers:
+        one.codebook.data = torch.randn(K, D // 2)
+    z_e = maps().requires_grad_()
+    out, found = q(z_e), []
+    for group, rest in enumerate(z_e.detach().chunk(2, 1)):
+        for step in range(3):
+            found.append(q.quantizers[3 * group + step](rest))
+            rest = rest - found[-1].z_q
+    for name in ("codebook", "commitment", "regularizer"):
+        total = sum(getattr(one, name) for one in found)
+        torch.testing.assert_close(getattr(out, name), total)
+    weights, vectors = torch.randn_like(z_e), z_e.detach().movedim(1, -1).requires_grad_()
+    (out.z_q * weights).sum().backward()
+    replaced = pass_gradient(vectors, out.z_q.detach().movedim(1, -1), gradient)
+    (replaced * weights.movedim(1, -1)).sum().backward()
+    torch.testing.assert_close(z_e.grad, vectors.grad.movedim(-1, 1))
+
+
+def test_random_codes_of_sim_vq_have_a_length_of_about_one():
+    lengths = SimVQ(64, 500, codebook_init="random").codebook.square().sum(1)
+    assert lengths.mean().item() == pytest.approx(1, abs=0.05)

@@ -123,7 +123,7 @@ def _measure(
             terms = model.terms(part.x.to(model.device), condition, noise).as_dict()
         if "negative_elbo" not in terms or "reconstruction" not in terms:
             raise UserError(
-                f"a {type(model).__name__} has no ELBO, so it has no rate: leave {name} out"
+                f"this {type(model).__name__} has no ELBO, so it has no rate: leave {name} out"
             )
         distortions.append(terms["reconstruction"].double().cpu())
         rates.append((terms["negative_elbo"] - terms["reconstruction"]).double().cpu())
