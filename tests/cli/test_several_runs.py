@@ -350,6 +350,14 @@ def test_udr_compares_checkpoints_of_the_same_model(folder, capsys):
     message = failure(["udr", paths[0], paths[2]], capsys)
     assert "at least two trainings with the same settings" in message
 
+    def as_integer(content):
+        arguments = content["vae_lightning"]["model"]["init_args"]
+        arguments["beta"] = int(arguments["beta"])
+
+    same = changed(paths[2], folder / "same.ckpt", as_integer)
+    main(["udr", *paths[2:], same, "--out=same.csv"])
+    assert len(rows(folder / "same.csv")) == 3
+
 
 def test_udr_of_a_model_and_its_copy(folder, capsys):
     """Latents permuted, flipped and rescaled in the weights of the encoder's last layer."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vae_lightning.cli.sweep_file import short_names, value_text
+from vae_lightning.cli.sweep_file import comparable, short_names, value_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -90,7 +90,7 @@ def figure(
         name: None
         for run in measured
         for name in run.parameters
-        if len({repr(other.parameters.get(name)) for other in measured}) > 1
+        if len({comparable(other.parameters.get(name)) for other in measured}) > 1
     }
     names = [name for name in varied if not is_seed(name)]
     if along is None:

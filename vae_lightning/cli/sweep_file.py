@@ -175,6 +175,19 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
     return short
 
 
+def comparable(value: Any) -> str:
+    """Return a text that is the same for equal values, such as 1 and 1.0.
+
+    Example:
+        >>> comparable(1) == comparable(1.0), comparable(True) == comparable(1)
+        (True, False)
+    """
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(comparable, value))}]"
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return repr(float(value) if is_number else value)
+
+
 def value_text(value: Any) -> str:
     """Return a value as it is shown in tables and names."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

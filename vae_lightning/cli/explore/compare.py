@@ -13,6 +13,7 @@ from vae_lightning.cli.explore.options import Parser, Trained, positive, short
 from vae_lightning.cli.explore.outputs import Outputs
 from vae_lightning.cli.explore.sample_distances import check, compare_samples
 from vae_lightning.cli.run_folders import folder_of
+from vae_lightning.cli.sweep_file import comparable
 from vae_lightning.errors import UserError
 
 _NATS = ("negative_log_likelihood", "negative_elbo")
@@ -196,7 +197,7 @@ def varied_settings(models: list[Trained]) -> list[dict[str, Any]]:
     """Return those settings of each model in which the models differ, by the name of the option."""
     settings = [_settings(trained) for trained in models]
     names = dict.fromkeys(name for each in settings for name in each)
-    varied = [n for n in names if len({repr(each.get(n)) for each in settings}) > 1]
+    varied = [n for n in names if len({comparable(each.get(n)) for each in settings}) > 1]
     return [{name: each.get(name) for name in varied} for each in settings]
 
 

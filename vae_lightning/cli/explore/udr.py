@@ -14,7 +14,7 @@ from vae_lightning.cli.explore.finished_runs import FinishedRun, find, folder_of
 from vae_lightning.cli.explore.options import Parser, Trained, positive
 from vae_lightning.cli.explore.outputs import Outputs
 from vae_lightning.cli.rate_distortion import is_seed
-from vae_lightning.cli.sweep_file import value_text
+from vae_lightning.cli.sweep_file import comparable, value_text
 from vae_lightning.errors import UserError
 from vae_lightning.models.capabilities import Capability
 
@@ -102,7 +102,8 @@ def _groups(runs: list[FinishedRun], models: list[Trained]) -> list[_Group]:
     for run, trained, varied in zip(runs, models, varied_settings(models), strict=True):
         parameters = run.parameters or varied
         setting = {k: v for k, v in parameters.items() if not is_seed(k)}
-        group = groups.setdefault(repr((run.folder, setting)), _Group(setting))
+        key = [str(run.folder), *setting, *map(comparable, setting.values())]
+        group = groups.setdefault(repr(key), _Group(setting))
         group.runs.append(run)
         group.models.append(trained)
     kept = [group for group in groups.values() if len(group.runs) > 1]
