@@ -42,13 +42,14 @@ class JointVAE(VAE):
     discrete latents. Without a capacity of their own, categorical variables are hardly used,
     because continuous ones hold the same information at a lower cost in training. Use it where
     classes and continuous factors are to be found without labels. The distances are those of each
-    image. Both capacities should grow from
-    0: what helps the reconstruction most then comes first.
+    image; the authors' code takes those of the mean over the batch, for which gamma may be larger.
+    Both capacities should grow from 0: what helps the reconstruction most then comes first.
 
     Args:
         num_continuous: Number of continuous latents.
         categories: Number of categories of each categorical latent.
-        gamma: Weight of the distances from the capacities.
+        gamma: Weight of the distances from the capacities. With a large one, little is learned but
+            to spend exactly the capacities on every image.
         continuous_capacity: Capacity C_z in nats per image, at the end of the schedule.
         discrete_capacity: Capacity C_c, likewise, but never more than the categories can hold: the
             sum of the logarithms of their numbers, which is also the default. With a larger one, it
@@ -76,7 +77,7 @@ class JointVAE(VAE):
         self,
         num_continuous: int = 10,
         categories: Sequence[int] = (10,),
-        gamma: float = 30.0,
+        gamma: float = 10.0,
         continuous_capacity: float = 5.0,
         discrete_capacity: float | None = None,
         schedule: Callable[[], Schedule] = Constant,
