@@ -25,6 +25,7 @@ from vae_lightning.data.sampling import (
 from vae_lightning.data.source import ImageSource, PredictSplit
 from vae_lightning.errors import UserError
 from vae_lightning.files import expand
+from vae_lightning.images.folder_listing import Split
 
 __all__ = [
     "ImageData",
@@ -337,19 +338,33 @@ def data_root(root: str | None) -> Path:
     return expand(root or os.environ.get("VAE_DATA_ROOT") or "data")
 
 
-def train_part(n: int, val_size: int) -> int:
-    """Return how many of ``n`` images are left for training.
+def size_of_split(split: Split, n: int, val_size: int, test_size: int) -> int:
+    """Return the number of images of a split, where validation images are taken from the others.
+
+    Args:
+        split: The split.
+        n: Number of images for training and validation.
+        val_size: Number of validation images among them.
+        test_size: Number of test images.
 
     Raises:
-        UserError: If ``val_size`` is not positive, or leaves no training images.
+        UserError: If no training images are left.
 
     Example:
-        >>> train_part(10, val_size=3)
+        >>> size_of_split("train", 10, val_size=3, test_size=5)
         7
     """
+    if split == "test":
+        return test_size
+    if split == "val":
+        return val_size
+    _check_val_size(n, val_size)
+    return n - val_size
+
+
+def _check_val_size(n: int, val_size: int) -> None:
     if not 0 < val_size < n:
         raise UserError(f"data.val_size must be between 1 and {n - 1}, got {val_size}")
-    return n - val_size
 
 
 def split_indices(n: int, val_size: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -372,6 +387,6 @@ def split_indices(n: int, val_size: int, seed: int) -> tuple[Tensor, Tensor]:
         >>> sorted([*train.tolist(), *val.tolist()]) == list(range(10))
         True
     """
-    train_part(n, val_size)
+    _check_val_size(n, val_size)
     order = torch.randperm(n, generator=randomness.generator(seed, "split"))
     return order[val_size:].sort().values, order[:val_size].sort().values

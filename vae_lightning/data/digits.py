@@ -16,8 +16,8 @@ from vae_lightning.data.base import (
     Images,
     InMemory,
     PredictSplit,
+    size_of_split,
     split_indices,
-    train_part,
 )
 from vae_lightning.data.cache import cached
 from vae_lightning.images.folder_listing import Split
@@ -70,9 +70,7 @@ class Digits(ImageData):
 
     def split_size(self, split: Split) -> int:
         """See `ImageData.split_size`."""
-        if split == "train":
-            return train_part(self.sizes["train"], self.val_size)
-        return self.sizes["test"] if split == "test" else self.val_size
+        return size_of_split(split, self.sizes["train"], self.val_size, self.sizes["test"])
 
     def prepare_data(self) -> None:
         """Draw the images that a stage needs and cache them; called in one process only."""

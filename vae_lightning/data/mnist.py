@@ -26,8 +26,8 @@ from vae_lightning.data.base import (
     Images,
     InMemory,
     data_root,
+    size_of_split,
     split_indices,
-    train_part,
 )
 from vae_lightning.errors import UserError
 from vae_lightning.files import read_data_file
@@ -70,9 +70,7 @@ class MNIST(ImageData):
 
     def split_size(self, split: Split) -> int:
         """See `ImageData.split_size`."""
-        if split == "train":
-            return train_part(60_000, self.val_size)
-        return 10_000 if split == "test" else self.val_size
+        return size_of_split(split, 60_000, self.val_size, 10_000)
 
     def prepare_data(self) -> None:
         """Download missing files; called in one process only."""

@@ -12,8 +12,8 @@ from vae_lightning.data.base import (
     Images,
     InMemory,
     data_root,
+    size_of_split,
     split_indices,
-    train_part,
 )
 from vae_lightning.data.published import Published
 from vae_lightning.errors import UserError
@@ -58,9 +58,7 @@ class TrainTestData(ImageData):
     def split_size(self, split: Split) -> int:
         """See `ImageData.split_size`."""
         train, test = self.published_sizes
-        if split == "train":
-            return train_part(train, self.val_size)
-        return test if split == "test" else self.val_size
+        return size_of_split(split, train, self.val_size, test)
 
     def prepare_data(self) -> None:
         """Download missing files; called in one process only."""
