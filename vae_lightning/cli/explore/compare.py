@@ -88,9 +88,10 @@ def run(options: argparse.Namespace) -> None:
             f"  {row['model']:<24} {row['score']:<24} {row['difference']:+.4f} "
             f"± {row['standard_error']:.4f} {unit}"
         )
-    for trained in models:
+    for trained, found in zip(models, values, strict=True):
         likelihood = trained.model.likelihood
-        if not trained.model.is_normalized(trained.is_binary):
+        is_loss = not trained.model.is_normalized(trained.is_binary)
+        if is_loss and "negative_log_likelihood" in found:
             notes.append(
                 f"Note: with a {likelihood.loss_name} ({type(likelihood).__name__}), "
                 "negative_log_likelihood is an importance-weighted loss, not a log-likelihood"

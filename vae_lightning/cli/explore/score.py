@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> None:
     if not trained.model.is_normalized(trained.is_binary):
         of_loss = [key for key in ("reconstruction", "negative_elbo") if key in scores]
         print(
-            f"Note: {' and '.join(of_loss)} {'are' if len(of_loss) > 1 else 'is'} that of a "
+            f"Note: {' and '.join(of_loss)} {'are those' if len(of_loss) > 1 else 'is that'} of a "
             f"{likelihood.loss_name} ({name}), not of a log-likelihood"
         )
     if options.complexity and likelihood.num_values != 256:
