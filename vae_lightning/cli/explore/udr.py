@@ -56,8 +56,10 @@ def parser() -> Parser:
 def run(options: argparse.Namespace) -> None:
     """Score the models, and write tables."""
     runs = find(options.checkpoints)
-    groups = _groups(runs, [Trained.load(options, str(run.checkpoint)) for run in runs])
-    outputs = Outputs(options, _parent(runs, options), "udr", (".csv",))
+    loaded = [Trained.load(options, str(run.checkpoint)) for run in runs]
+    groups = _groups(runs, loaded)
+    # The results of checkpoints go to the run of the first one.
+    outputs = Outputs(options, folder_of_all(runs) or loaded[0].held, "udr", (".csv",))
     rows: list[dict[str, Any]] = []
     pairs: list[dict[str, Any]] = []
     first = groups[0].models[0]
@@ -85,11 +87,6 @@ def run(options: argparse.Namespace) -> None:
     if outputs.file is None:
         outputs.table("pairs", pairs)
     outputs.report()
-
-
-def _parent(runs: list[FinishedRun], options: argparse.Namespace) -> Any:
-    """Return the sweep's folder, else the first checkpoint, whose run gets the results."""
-    return folder_of_all(runs) or Trained.load(options, str(runs[0].checkpoint)).held
 
 
 def _groups(runs: list[FinishedRun], models: list[Trained]) -> list[_Group]:
