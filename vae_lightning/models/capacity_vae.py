@@ -14,8 +14,9 @@ class CapacityVAE(VAE):
 
     .. math:: -E_q[\log p(x|z)] + \gamma \, | KL(q(z|x) \| p(z)) - C |
 
-    for each image, as in equation 8 of the paper; some implementations take the distance of the
-    mean over the batch instead, for which gamma may be larger. With a small C, the latent holds
+    for each image, as in equation 8 of the paper. Some implementations take the distance of the
+    mean over the batch instead, whose gradient changes its sign for all images at once; it
+    reconstructs worse at the same KL. With a small C, the latent holds
     what helps the reconstruction most; as C grows, dimensions are added one after the other. Use it
     instead of `BetaVAE` where beta would have to be tuned to get a certain KL. The reported bound
     is the negative ELBO.

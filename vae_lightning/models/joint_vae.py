@@ -42,8 +42,8 @@ class JointVAE(VAE):
     discrete latents. Without a capacity of their own, categorical variables are hardly used,
     because continuous ones hold the same information at a lower cost in training. Use it where
     classes and continuous factors are to be found without labels. The distances are those of each
-    image; the authors' code takes those of the mean over the batch, for which gamma may be larger.
-    Both capacities should grow from 0: what helps the reconstruction most then comes first.
+    image, while the authors' code takes those of the mean over the batch; see `CapacityVAE`. Both
+    capacities should grow from 0: what helps the reconstruction most then comes first.
 
     Args:
         num_continuous: Number of continuous latents.
