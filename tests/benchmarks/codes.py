@@ -50,8 +50,16 @@ COLUMNS = {
     "codes_used": ("codes used", 2),
     "code_nll": ("prior, nats", 1),
     "frechet_distance": ("Fréchet distance", 1),
-    "minutes": ("minutes", 1),
+    "minutes": ("CPU minutes", 1),
 }
+
+
+def _schedule(epochs: int, seed: int) -> list[str]:
+    """Return the options of a training whose learning rate falls to 0 at its end."""
+    return [
+        *("--seed_everything", str(seed), "--trainer.max_epochs", str(epochs)),
+        *("--lr_scheduler", "CosineAnnealingLR", "--lr_scheduler.T_max", str(epochs)),
+    ]
 
 
 def measure(row: str, seed: int, options: argparse.Namespace) -> dict[str, float]:
@@ -59,17 +67,14 @@ def measure(row: str, seed: int, options: argparse.Namespace) -> dict[str, float
     folder = options.out / f"{list(ROWS).index(row)}_{seed}"
     result = folder / "result.json"
     if not result.exists():
-        common = ["--seed_everything", str(seed), "--trainer.max_epochs"]
-        autoencoder = fit(folder / "autoencoder", *ROWS[row], *common, str(options.epochs))
-        prior = fit(
-            folder / "prior",
-            *("--config", "vq_prior", "--model.autoencoder", str(autoencoder), *PRIOR),
-            *(*common, str(options.prior_epochs)),
-        )
+        of_autoencoder = [*ROWS[row], *_schedule(options.epochs, seed)]
+        autoencoder = fit(folder / "autoencoder", *of_autoencoder)
+        of_prior = ["--config", "vq_prior", "--model.autoencoder", str(autoencoder), *PRIOR]
+        prior = fit(folder / "prior", *of_prior, *_schedule(options.prior_epochs, seed))
         test = ["--ckpt_path", str(prior), "--metrics.frechet.classifier", options.classifier]
         run(folder / "test.log", "test", *test)
         report = json.loads((prior.parents[1] / "test" / "metrics.json").read_text())["metrics"]
-        minutes = [float(path.read_text()) for path in folder.glob("*/minutes")]
+        minutes = [float(path.read_text()) for path in folder.glob("*/cpu_minutes")]
         result.write_text(json.dumps({**report, "minutes": sum(minutes)}))
     return json.loads(result.read_text())
 
