@@ -97,7 +97,10 @@ SEVERAL = {"compare", "rate_distortion", "udr"}
 """Commands of several checkpoints."""
 
 WITHOUT = {
-    ("sample", "vq"): "this VQVAE has no prior to draw samples from",
+    ("sample", "vq"): (
+        "this VQVAE has no prior to draw samples from; train a prior over its codes with "
+        "vae fit --config vq_prior"
+    ),
     ("traverse", "hierarchical"): "has no latent variables that could be moved one at a time",
     ("traverse", "vq"): "has no latent variables that could be moved one at a time",
     ("interpolate", "vq"): "has no latent vector",
@@ -609,7 +612,8 @@ def test_figures_of_finished_models(trained, folder, name, figure, options):
 def test_wrong_figures(trained, folder, capsys):
     vae = ckpt(trained, "vae")
     assert "this VAE has no codebook" in failure(["figure", "code_maps", *vae], capsys)
-    assert "not defined for this VAE" in failure(["figure", "manifold", *vae], capsys)
+    needs = "it needs a model with latent_dim 2 that is not conditional"
+    assert needs in failure(["figure", "manifold", *vae], capsys)
     assert "invalid choice: 'nothing'" in failure(["figure", "nothing", *vae], capsys, 2)
     assert "has the options n, seed" in failure(
         ["figure", "samples", *vae, "--options", "m=3"], capsys

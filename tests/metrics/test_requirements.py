@@ -130,6 +130,7 @@ def test_figures_are_drawn_or_the_model_lacks_what_they_require(variant, batch):
             if not figure.applies_to(model):
                 # A figure of its own kind of latent space: it says so itself.
                 assert "applies_to" in vars(cls), name
+                assert cls.needs, name
                 continue
             mode = torch.get_rng_state()
             drawn = plotting.to_array(figure.draw(model, batch.x, batch.y, None))

@@ -36,7 +36,7 @@ def model_card(
     name, data = type(model).__name__, _data_name(record)
     header: dict[str, Any] = {
         "library_name": "vae_lightning",
-        "tags": ["variational-autoencoder", "vae", name.lower()],
+        "tags": list(dict.fromkeys(["variational-autoencoder", "vae", name.lower()])),
     }
     if model.has(Capability.SAMPLES):
         header["pipeline_tag"] = "unconditional-image-generation"

@@ -34,6 +34,8 @@ class Figure(ABC):
     name: ClassVar[str]
     requires: ClassVar[tuple[Capability, ...]] = ()
     """Capabilities that a model must have."""
+    needs: ClassVar[str] = ""
+    """What `applies_to` asks for besides, as the end of the sentence "it needs ..."."""
     images: int = 0
     """Number of images that the figure needs."""
 

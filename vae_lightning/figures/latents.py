@@ -26,6 +26,7 @@ class LatentScatter(Figure):
     """
 
     name = "latents"
+    needs = "a latent of at least two dimensions"
 
     def __init__(self, every_n_epochs: int = 5, n: int = 2000) -> None:
         super().__init__(every_n_epochs, n=n)

@@ -25,6 +25,7 @@ class Manifold(Figure):
 
     name = "manifold"
     requires = (Capability.CONTINUOUS_LATENT, Capability.SAMPLES)
+    needs = "a model with latent_dim 2 that is not conditional"
 
     def __init__(self, every_n_epochs: int = 5, n: int = 20) -> None:
         super().__init__(every_n_epochs, n=n)

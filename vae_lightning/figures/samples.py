@@ -38,4 +38,5 @@ class Samples(Figure):
         """See `Figure.draw`."""
         generator = randomness.generator(self.seed, self.name)
         samples = model.to_picture(model.sample(self.n, generator=generator))
-        return plotting.image_grid(samples, title=f"Samples from the prior{self.title_end}")
+        order = ", classes in turn" if model.conditional else ""
+        return plotting.image_grid(samples, title=f"Samples from the prior{order}{self.title_end}")

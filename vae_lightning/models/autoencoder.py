@@ -9,7 +9,7 @@ from torch import Tensor
 from vae_lightning.distributions.posteriors import DeterministicPosterior, Latents, Posterior
 from vae_lightning.distributions.priors import StandardNormal
 from vae_lightning.models.base import Terms
-from vae_lightning.models.capabilities import Capability, MissingCapabilityError
+from vae_lightning.models.capabilities import Capability
 from vae_lightning.models.latent_variable_model import LatentVariableModel
 from vae_lightning.randomness import Noise
 
@@ -85,11 +85,9 @@ class Autoencoder(LatentVariableModel):
         """See `GenerativeModel.capabilities`."""
         return super().capabilities - {Capability.SAMPLES}
 
-    def require(self, capability: Capability) -> None:
-        """See `ImageModel.require`; the error says where samples come from."""
-        if capability is Capability.SAMPLES:
-            raise MissingCapabilityError(type(self).__name__, capability, _NO_PRIOR)
-        super().require(capability)
+    def instead_of(self, capability: Capability) -> str:
+        """See `ImageModel.instead_of`."""
+        return _NO_PRIOR if capability is Capability.SAMPLES else super().instead_of(capability)
 
     def terms(self, x: Tensor, condition: Tensor | None, noise: Noise) -> Terms:
         """See `BaseVAE.terms`."""
@@ -127,4 +125,4 @@ class Autoencoder(LatentVariableModel):
         Raises:
             MissingCapabilityError: Always.
         """
-        raise MissingCapabilityError(type(self).__name__, Capability.SAMPLES, _NO_PRIOR)
+        raise self.missing(Capability.SAMPLES)

@@ -220,7 +220,15 @@ class ImageModel(Configurable, nn.Module, Scheduled, ABC):
             MissingCapabilityError: If it does not.
         """
         if not self.has(capability):
-            raise MissingCapabilityError(type(self).__name__, capability)
+            raise self.missing(capability)
+
+    def missing(self, capability: Capability) -> MissingCapabilityError:
+        """Return the error for a capability that the model does not have."""
+        return MissingCapabilityError(type(self).__name__, capability, self.instead_of(capability))
+
+    def instead_of(self, capability: Capability) -> str:
+        """Return what to do where a capability is missing, as a clause; "" if nothing is known."""
+        return ""
 
     # Inputs
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vae_lightning.distributions.likelihoods import Likelihood
 from vae_lightning.distributions.posteriors import Latents
 from vae_lightning.distributions.variables import Variable
-from vae_lightning.models.capabilities import Capability, MissingCapabilityError
+from vae_lightning.models.capabilities import Capability
 from vae_lightning.models.image_model import ImageModel, Labels, ObjectiveTerms
 from vae_lightning.randomness import Noise
 from vae_lightning.results import LOSS
@@ -109,7 +109,7 @@ class GenerativeModel(ImageModel, ABC):
         self, n: int, condition: Tensor | None, generator: torch.Generator | None
     ) -> Latents:
         """Draw ``n`` latents from the prior, as `decode` takes them."""
-        raise MissingCapabilityError(type(self).__name__, Capability.SAMPLES)
+        raise self.missing(Capability.SAMPLES)
 
     def decode(self, z: Latents, label: Labels = None) -> Tensor:
         """Decode latents to images: the means of p(x|z), (B, C, H, W).
@@ -207,7 +207,7 @@ class GenerativeModel(ImageModel, ABC):
         Returns:
             Nats, (B,), float64 where the device has it.
         """
-        raise MissingCapabilityError(type(self).__name__, Capability.DENSITY)
+        raise self.missing(Capability.DENSITY)
 
     def latent_kl(self, x: Tensor, label: Labels = None) -> Tensor:
         """Return KL(q(z|x) || p(z)) in nats, (B, latent_dim), or (B, N) for N variables.
@@ -215,7 +215,7 @@ class GenerativeModel(ImageModel, ABC):
         Raises:
             MissingCapabilityError: If it has no closed form.
         """
-        raise MissingCapabilityError(type(self).__name__, Capability.KL_PER_DIMENSION)
+        raise self.missing(Capability.KL_PER_DIMENSION)
 
     def encode_indices(self, x: Tensor, label: Labels = None) -> Codes:
         """Return the code indices of images (B, C, H, W).
@@ -223,7 +223,7 @@ class GenerativeModel(ImageModel, ABC):
         Raises:
             MissingCapabilityError: If the model has no codebook.
         """
-        raise MissingCapabilityError(type(self).__name__, Capability.CODEBOOK)
+        raise self.missing(Capability.CODEBOOK)
 
     def latent_quantiles(self, p: Tensor) -> Tensor:
         """Return quantiles of the prior in each latent dimension, (P, L), for probabilities (P,).
@@ -233,7 +233,7 @@ class GenerativeModel(ImageModel, ABC):
         Raises:
             MissingCapabilityError: If no latent variable can be moved.
         """
-        raise MissingCapabilityError(type(self).__name__, Capability.TRAVERSABLE)
+        raise self.missing(Capability.TRAVERSABLE)
 
     @property
     def latent_variables(self) -> tuple[Variable, ...]:

@@ -5,13 +5,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from vae_lightning.models.base import BaseVAE, Terms
-from vae_lightning.models.capabilities import Capability, MissingCapabilityError
+from vae_lightning.models.capabilities import Capability
 from vae_lightning.models.discrete import DiscreteModel
-from vae_lightning.models.image_model import Labels
 from vae_lightning.nets.quantizers import Quantized, Quantizer
 from vae_lightning.nets.quantizers.base import total_of
 from vae_lightning.randomness import Noise
@@ -128,6 +126,10 @@ class QuantizedModel(DiscreteModel, BaseVAE, ABC):
         condition = {Capability.CONDITIONAL} if self.conditional else set()
         return frozenset({Capability.CODEBOOK, *condition})
 
+    def instead_of(self, capability: Capability) -> str:
+        """See `ImageModel.instead_of`."""
+        return _NO_PRIOR if capability is Capability.SAMPLES else super().instead_of(capability)
+
     @property
     def codebooks(self) -> dict[str, Tensor]:
         """See `ImageModel.codebooks`."""
@@ -172,13 +174,3 @@ class QuantizedModel(DiscreteModel, BaseVAE, ABC):
         """
         names = ("_".join(filter(None, ("codes", level))) for level in self.quantizers)
         return dict(zip(names, self.codes(x, condition), strict=True))
-
-    def sample(
-        self, n: int, label: Labels = None, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Not possible: there is no prior over the codes; `CodePrior` is one.
-
-        Raises:
-            MissingCapabilityError: Always.
-        """
-        raise MissingCapabilityError(type(self).__name__, Capability.SAMPLES, _NO_PRIOR)

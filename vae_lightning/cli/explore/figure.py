@@ -52,7 +52,10 @@ def run(options: argparse.Namespace) -> None:
     for capability in figure.requires:
         model.require(capability)
     if not figure.applies_to(model):
-        raise UserError(f"the figure {options.name} is not defined for this {type(model).__name__}")
+        raise UserError(
+            f"the figure {options.name} cannot be drawn for this {type(model).__name__}: it needs "
+            f"{figure.needs}"
+        )
     outputs = Outputs(options, trained.held, "figure", (".png",))
     x, label = torch.empty(0), None
     if figure.images:
