@@ -20,7 +20,7 @@ _LITTLE = 0.25
 """Share of the variance below which principal components show little of the latents."""
 
 _FEWEST = 5
-"""Smallest number of images for t-SNE and UMAP."""
+"""Smallest number of images of which t-SNE and UMAP show neighborhoods."""
 
 
 def parser() -> Parser:
@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> None:
     outputs.table("latents", _rows(names, y if known else None, latents, trained.class_names))
     if outputs.wants(".png"):
         _draw(outputs, torch.cat(vectors), y, options, given, trained)
-    print(f"Encoded {len(names)} images of {given.what}")
+    print(f"Encoded {len(names)} image{'s' * (len(names) > 1)} of {given.what}")
     items.report_failed(given)
     outputs.report()
 
@@ -110,7 +110,7 @@ def _draw(
     points, axis_labels, explained = _project(points, options.picture, options.seed)
     classes = bool(y.ge(0).all())
     some = f"{len(shown):,} of {n:,} images" if n > len(shown) else f"{n:,} images"
-    if options.picture == "pca" and explained < _LITTLE:
+    if options.picture == "pca" and explained < _LITTLE and n >= _FEWEST:
         print(
             f"Note: two principal components show {explained:.0%} of the variance: --picture tsne "
             "shows neighborhoods instead"

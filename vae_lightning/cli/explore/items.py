@@ -155,7 +155,7 @@ class Files(Items):
         self.paths, self.names, self.frames, self.y = paths, names, frames, y
         self.trained = trained
         self.background = background_color(trained.data_settings.get("background", "white"))
-        self.what = f"{len(paths)} files"
+        self.what = "1 file" if len(paths) == 1 else f"{len(paths)} files"
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -330,7 +330,11 @@ def add_options(parser: Parser, several: bool = True) -> None:
     """Add the options that name items."""
     what = "files, a folder, or an array" if several else "an image file, or an array"
     parser.add_argument(
-        "items", nargs="*", metavar="PATH", help=f"{what} (.npy, .npz); default: --split test"
+        "items",
+        nargs="*",
+        metavar="PATH",
+        help=f"{what} (.npy, .npz); files are scaled to cover the model's size and center-cropped; "
+        "default: --split test",
     )
     parser.add_argument("--split", choices=SPLITS, default="test", help="of the run's data (test)")
     parser.add_argument("--root", metavar="FOLDER", help="where the run's data are now")
