@@ -27,6 +27,7 @@ ROWS = {
     "sliced WAE": ["--config", "sliced_wae"],
     "InfoVAE": ["--config", "info_vae"],
     "VAE": ["--config", "vae"],
+    "VAE-GAN": ["--config", "vae_gan"],
 }
 """Options by row; all have the same networks and 16 latent dimensions."""
 
