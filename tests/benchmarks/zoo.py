@@ -5,7 +5,8 @@
 trains every row with its own configuration, but for 10 epochs, with a learning rate that falls to 0
 along a cosine and, where the KL term is warmed up, 2,000 steps of it; measures it with ``vae test``
 and prints a table for each data set. What is there already is not done again. ``--seeds 3``
-trains with the seeds 0, 1 and 2.
+trains with the seeds 0, 1 and 2. ``--full`` trains as long as each configuration says, which
+takes hours; use another folder for it.
 """
 
 import argparse
@@ -80,10 +81,15 @@ COLUMNS = {
 
 def measure(fit_options: str, folder: Path, options: argparse.Namespace) -> dict[str, float]:
     """Train one model, and return what ``vae test`` says about it."""
-    epochs = str(options.epochs)
-    schedule = ["--lr_scheduler", "CosineAnnealingLR", "--lr_scheduler.T_max", epochs]
-    length = ["--trainer.max_epochs", epochs, "--trainer.check_val_every_n_epoch", epochs]
-    checkpoint = fit(folder, *shlex.split(fit_options), *schedule, *length, *options.more)
+    if options.full:
+        short = []
+        fit_options = fit_options.replace(WARMUP, "")
+    else:
+        epochs = str(options.epochs)
+        schedule = ["--lr_scheduler", "CosineAnnealingLR", "--lr_scheduler.T_max", epochs]
+        length = ["--trainer.max_epochs", epochs, "--trainer.check_val_every_n_epoch", epochs]
+        short = [*schedule, *length]
+    checkpoint = fit(folder, *shlex.split(fit_options), *short, *options.more)
     path = checkpoint.parents[1] / "test" / "metrics.json"
     if not path.exists():
         draws = ["--metrics.log_likelihood.num_samples", str(options.num_samples)]
@@ -101,6 +107,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="only these")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--full", action="store_true", help="train as long as configured")
     parser.add_argument("--num_samples", type=int, default=200, help="draws of -log p(x)")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("more", nargs="*", help="after --: more options of vae fit for every row")
