@@ -551,6 +551,7 @@ OPTIONS = [
     ("fit", ["--lr_scheduler=ExponentialLR"], 2, ["give --lr_scheduler.gamma"]),
     ("fit", ["--model=BetaVAE", "--model.schedule=LinearWarmup"], 2, ["needs steps"]),
     ("fit", ["--data", "MNST"], 2, ["no class named 'MNST'", "'MNIST'"]),
+    ("fit", ["--data", "./photos"], 1, ["not a folder", "--data ImageFolder --data.root ./photos"]),
     ("fit", ["--data.batchsize=3"], 2, ["Digits has no option", "'batch_size'"]),
     ("fit", ["--model.help", "BetVAE"], 2, ["no class named 'BetVAE'", "'BetaVAE'"]),
     ("fit", ["--trainer.logger=nonsense"], 2, ["trainer.logger: no class named 'nonsense'"]),

@@ -8,9 +8,10 @@ from typing import Any, Self
 
 from vae_lightning import checkpoint
 from vae_lightning.checkpoint import Checkpoint
-from vae_lightning.cli.allowed_classes import import_paths_in
+from vae_lightning.cli.allowed_classes import import_paths_in, subclasses
 from vae_lightning.cli.bundled_configs import find_config
 from vae_lightning.cli.yaml_files import parse_yaml, read_yaml
+from vae_lightning.data import ImageData
 from vae_lightning.errors import UserError
 from vae_lightning.files import expand
 
@@ -197,17 +198,28 @@ def _check_flags(command: str, options: Sequence[Option]) -> None:
         name = option.flag.removeprefix("--model.").removeprefix("init_args.")
         if option.flag.startswith("--model.") and name in LINKED:
             raise UserError(f"{option.flag} is taken from the data: leave it out")
-        if option.flag == "--data" and Path(option.value).suffix in _DATA_FILES:
-            kind = _DATA_FILES[Path(option.value).suffix]
-            raise UserError(
-                f"--data names a kind of data, not a file: give --data {kind} --data.root "
-                f"{option.value}"
-            )
+        if option.flag == "--data":
+            _check_data(option.value)
         measures = option.flag.startswith("--metrics.") or option.flag == "--evaluation_seed"
         if measures and command not in ("test", "validate"):
             raise UserError(f"{option.flag} is an option of vae test and vae validate")
         if option.flag == "--init_from" and command != "fit":
             raise UserError(f"--init_from is an option of vae fit: vae {command} takes --ckpt_path")
+
+
+def _check_data(value: str) -> None:
+    """Refuse a file or a folder where a data module is named."""
+    kind = _DATA_FILES.get(Path(value).suffix)
+    if kind:
+        raise UserError(
+            f"--data names a kind of data, not a file: give --data {kind} --data.root {value}"
+        )
+    known = {cls.__name__ for cls in subclasses(ImageData)}
+    if value and value not in known and expand(value).is_dir():
+        raise UserError(
+            "--data names a kind of data, not a folder: for a folder of images, give "
+            f"--data ImageFolder --data.root {value}"
+        )
 
 
 def _check_init_from(options: Sequence[Option]) -> None:
