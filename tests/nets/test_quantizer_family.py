@@ -371,6 +371,15 @@ def test_sim_vq_starts_from_the_data_once(codebook_init):
     assert again.codebook.equal(held)
 
 
+def test_sim_vq_starts_again_after_an_unstarted_state_was_loaded():
+    q = SimVQ(D, codebook_size=K)
+    unstarted = {name: value.clone() for name, value in q.state_dict().items()}
+    q(maps())
+    q.load_state_dict(unstarted)
+    q(5 + maps(seed=1))
+    assert q.codes.mean() > 3
+
+
 @pytest.mark.parametrize("rotation", [False, True])
 def test_sim_vq_is_theirs(rotation):
     torch.manual_seed(0)
@@ -414,6 +423,14 @@ def test_residual_codes_are_theirs():
     torch.testing.assert_close(z_e - out.z_q, rest)
 
 
+@pytest.mark.parametrize("quantizer", [VectorQuantizer, SimVQ])
+def test_every_step_of_a_residual_quantizer_starts_with_different_codes(quantizer):
+    part = functools.partial(quantizer, codebook_size=K, codebook_init="data")
+    q = ResidualQuantizer(D, num_quantizers=3, quantizer=part)
+    indices = q(maps(n=32)).indices
+    assert all(len(indices[..., i].unique()) > K // 2 for i in range(3))
+
+
 def test_groups_are_quantized_alone():
     q = made("grouped").eval()
     z_e = maps()
@@ -435,8 +452,8 @@ def test_the_gradient_of_a_residual_quantizer_passes_once():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: FSQ(4, levels=()), "levels must be at least 3"),
-        (lambda: FSQ(4, levels=(8, 2)), "levels must be at least 3"),
+        (lambda: FSQ(4, levels=()), "levels must be integers of at least 3"),
+        (lambda: FSQ(4, levels=(8, 2)), "levels must be integers of at least 3"),
         (lambda: LFQ(4, bits=0), "bits must be from 1 to 20"),
         (lambda: LFQ(4, temperature=0), "temperature must be positive"),
         (lambda: LFQ(4, diversity=-1), "must not be negative"),
@@ -444,7 +461,22 @@ def test_the_gradient_of_a_residual_quantizer_passes_once():
         (lambda: SimVQ(0), "embedding_dim must be at least 1"),
         (lambda: ResidualQuantizer(4, num_quantizers=0), "num_quantizers must be at least 1"),
         (lambda: ResidualQuantizer(4, groups=3), "groups must divide embedding_dim 4"),
+        (lambda: ResidualQuantizer(4, num_quantizers=1), "use its quantizer itself"),
         (lambda: ResidualQuantizer(4, quantizer=FSQ), "FSQ has no codebook"),
+        (
+            lambda: ResidualQuantizer(
+                4, quantizer=functools.partial(VectorQuantizer, codebook_update="reparameterized")
+            ),
+            "a gradient that a sum does not pass on",
+        ),
+        (lambda: ResidualQuantizer(4, gradient="rot"), "gradient must be straight_through or rot"),
+        (lambda: vector_quantizer(codebook_update="none"), "gradient, ema or reparameterized, got"),
+        (lambda: vector_quantizer(similarity="cos"), "similarity must be euclidean or cosine"),
+        (
+            lambda: SimVQ(4, codebook_init="uniform"),
+            "must be kmeans, data or random, got",
+        ),
+        (lambda: FSQ(4, levels=(8.5, 4)), "levels must be integers"),
         (lambda: vector_quantizer(orthogonality=1.0), "has no effect on moving averages"),
         (
             lambda: ResidualQuantizer(

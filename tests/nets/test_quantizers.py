@@ -74,6 +74,19 @@ def test_moving_average_of_the_paper():
         torch.testing.assert_close(q.codebook.data, total / count[:, None])
 
 
+@pytest.mark.parametrize("codebook_update", ["gradient", "ema"])
+@pytest.mark.parametrize("batches", [0, 1])
+def test_a_batch_with_nan_teaches_nothing(codebook_update, batches):
+    q = VectorQuantizer(2, codebook_size=4, codebook_update=codebook_update)
+    for _ in range(batches):
+        q(torch.randn(8, 2, 3, 3))
+    q.usage.data[:2] = 0.0  # dead codes, which would move to vectors of the batch
+    before = {name: value.clone() for name, value in q.state_dict().items()}
+    q(torch.full((8, 2, 3, 3), torch.nan))
+    for name, value in q.state_dict().items():
+        assert value.equal(before[name]), name
+
+
 def test_nothing_learns_in_evaluation():
     q = VectorQuantizer(embedding_dim=3, codebook_size=5).eval()
     before = {name: value.clone() for name, value in q.state_dict().items()}

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +22,9 @@ class Quantized(NamedTuple):
         codebook: Codebook loss ||sg[z_e] - e||^2 summed over the map, (B,), which moves the codes
             toward the encoder's output; None where codes are not learned by a loss.
         commitment: Commitment loss ||z_e - sg[e]||^2 summed over the map, (B,), which moves the
-            encoder's output toward the codes; None where nothing has to.
-        regularizer: Weighted terms of the quantizer's own, (B,) or (); None if there are none.
+            encoder's output toward the codes; None if the quantizer has no such loss.
+        regularizer: Additional terms of the quantizer, already weighted, (B,) or (); None if there
+            are none.
     """
 
     z_q: Tensor
@@ -79,18 +80,18 @@ class Quantizer(nn.Module, ABC):
         """Quantize vectors (B, h, w, D), float32; ``z_q`` has the same shape."""
 
     def lookup(self, indices: Tensor) -> Tensor:
-        """Return the codes at ``indices``, as `forward` returns both: (B, D, h, w)."""
+        """Return the code vectors at indices, (B, h, w) or (B, h, w, depth) -> (B, D, h, w)."""
         with without_autocast(indices):
             return self.codes_at(indices).movedim(-1, 1)
 
     @abstractmethod
     def codes_at(self, indices: Tensor) -> Tensor:
-        """Return the codes at indices, (B, h, w) or (B, h, w, depth) -> (B, h, w, D)."""
+        """Return the code vectors at indices like `lookup`, but (B, h, w, D)."""
 
     @property
     @abstractmethod
     def codebooks(self) -> dict[str, Tensor]:
-        """The vectors of the codes, (K, D), without gradients: one entry for each of the depths."""
+        """The vectors of the codes, (K, D), without gradients, for each index of a position."""
 
     @property
     def codebook_sizes(self) -> dict[str, int]:
@@ -101,6 +102,23 @@ class Quantizer(nn.Module, ABC):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Keep parameters in float32, see above."""
         return super()._apply(keep_type(fn), recurse)
+
+
+def check_choices(owner: object, kinds: dict[str, Any]) -> None:
+    """Check attributes that take one of a few words.
+
+    Args:
+        owner: The object with the attributes.
+        kinds: A ``Literal`` of the words by the name of the attribute.
+
+    Raises:
+        ValueError: If an attribute is another word.
+    """
+    for name, kind in kinds.items():
+        value, words = getattr(owner, name), get_args(kind)
+        if value not in words:
+            known = ", ".join(words[:-1]) + f" or {words[-1]}"
+            raise ValueError(f"{type(owner).__name__}: {name} must be {known}, got {value!r}")
 
 
 def keep_type(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -114,7 +132,7 @@ def keep_type(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
 
 
 def total_of(terms: Sequence[Tensor | None]) -> Tensor | None:
-    """Return the sum of the terms that there are, (B,) or (); None if there are none."""
+    """Return the sum of the terms that are not None, (B,) or (); None if all are."""
     held = [term for term in terms if term is not None]
     return torch.stack(held).sum(0) if held else None
 
@@ -154,8 +172,9 @@ def pass_gradient(vectors: Tensor, codes: Tensor, gradient: Gradient) -> Tensor:
         q = codes / code_length.clamp(min=1e-12)
         between = torch.linalg.vector_norm(u + q, dim=-1, keepdim=True)
         w = (u + q) / between.clamp(min=1e-12)
-        # A vector of length 0, or opposite to its code, has no direction to rotate from.
-        is_defined = (length > 1e-6) & (between > 1e-3)
+        # A vector of length 0, or opposite to its code, has no direction to rotate from, and one
+        # that is much shorter than its code would get a huge gradient.
+        is_defined = (length > 1e-3 * code_length) & (length > 1e-6) & (between > 1e-3)
         scale = code_length / length.clamp(min=1e-12)
     # The rotation that takes u to q: a product of two reflections.
     reflected = vectors - 2 * (vectors * w).sum(-1, keepdim=True) * w

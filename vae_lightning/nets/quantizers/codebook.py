@@ -14,14 +14,19 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from vae_lightning import randomness
-from vae_lightning.distributed import gather_rows, several_processes, total
+from vae_lightning.distributed import gather_rows, own_rows, several_processes, total
 from vae_lightning.nets.quantizers.base import (
     Gradient,
     Quantized,
     Quantizer,
+    check_choices,
     pass_gradient,
     squared_distance,
 )
+
+CodebookUpdate = Literal["gradient", "ema", "reparameterized"]
+CodebookInit = Literal["kmeans", "data", "uniform"]
+Similarity = Literal["euclidean", "cosine"]
 
 
 class VectorQuantizer(Quantizer):
@@ -46,9 +51,10 @@ class VectorQuantizer(Quantizer):
         seed: Seed of the initialization and of the random vectors.
         similarity: ``euclidean``, or ``cosine``: vectors and codes are scaled to length 1 first.
         gradient: How gradients pass to the encoder, see `pass_gradient`.
-        orthogonality: Weight of the mean squared cosine between different codes (Shin et al., 2021,
-            https://arxiv.org/abs/2112.00384), which keeps codes apart; 10 is usual. Only for codes
-            that are learned by gradient.
+        orthogonality: Weight of the sum of the squared cosines between different codes, divided by
+            K^2 (Shin et al., 2021, https://arxiv.org/abs/2112.00384), which keeps codes apart. The
+            loss is in nats per image, so useful weights are larger than for a mean loss. Only for
+            codes that are learned by gradient.
         noise_variance: Variance of the noise in the direction of a reparameterized code, in
             training only.
 
@@ -62,12 +68,12 @@ class VectorQuantizer(Quantizer):
         self,
         embedding_dim: int,
         codebook_size: int = 512,
-        codebook_update: Literal["gradient", "ema", "reparameterized"] = "ema",
-        codebook_init: Literal["kmeans", "data", "uniform"] = "kmeans",
+        codebook_update: CodebookUpdate = "ema",
+        codebook_init: CodebookInit = "kmeans",
         decay: float = 0.99,
         dead_code_threshold: float = 0.1,
         seed: int = 0,
-        similarity: Literal["euclidean", "cosine"] = "euclidean",
+        similarity: Similarity = "euclidean",
         gradient: Gradient = "straight_through",
         orthogonality: float = 0.0,
         noise_variance: float = 1e-3,
@@ -111,6 +117,15 @@ class VectorQuantizer(Quantizer):
         self.gradient = gradient
         self.orthogonality = orthogonality
         self.noise_variance = noise_variance
+        check_choices(
+            self,
+            {
+                "codebook_update": CodebookUpdate,
+                "codebook_init": CodebookInit,
+                "similarity": Similarity,
+                "gradient": Gradient,
+            },
+        )
         codebook = torch.empty(codebook_size, embedding_dim).uniform_(-1, 1) / codebook_size
         self.codebook = nn.Parameter(codebook, requires_grad=codebook_update != "ema")
         # Moving averages of the assignments per code in units of an equal share (1 = used as often
@@ -167,8 +182,10 @@ class VectorQuantizer(Quantizer):
         """Return the chosen codes: with a gradient in training, exact in evaluation."""
         if not self.training:
             return e
-        source = randomness.generator(self.seed, "reparameterized", int(self.step))
-        noise = torch.randn(vectors.shape, generator=source).to(vectors.device)
+        # By the position of the image in the joined batch of all processes.
+        size = vectors[0].numel()
+        keys = self.seed, "reparameterized", int(self.step), size
+        noise = randomness.Noise(own_rows(vectors), *keys).normal(size).view_as(vectors)
         return reparameterize(vectors, e, self.noise_variance**0.5 * noise)
 
     def _regularizer(self) -> Tensor:
@@ -191,8 +208,8 @@ class VectorQuantizer(Quantizer):
         flat = vectors.flatten(0, -2)
         counts, sums = _assigned(flat, indices.flatten(), self.codebook_size)
         counts, sums = total(counts), total(sums)
-        if not counts.any():
-            return
+        if not counts.any() or not sums.isfinite().all():
+            return  # nothing can be learned from a batch without vectors, or with NaN
         equal_share = counts.sum() / self.codebook_size
         self.usage.lerp_(counts / equal_share, 1 - self.decay)
         if self.codebook_update == "ema":
@@ -201,7 +218,7 @@ class VectorQuantizer(Quantizer):
             average = self.sums / self.usage[:, None]
             self.codebook.copy_(torch.where(counts[:, None] > 0, average, self.codebook))
         self.step.add_(1)
-        # The averages start at 1, so no code is dead in the first batches.
+        # The averages start at 1, so with a decay near 1 no code is dead in the first batches.
         dead = self.usage < self.dead_code_threshold
         if self.dead_code_threshold and dead.any():
             flat = gather_rows(vectors).flatten(0, -2)
@@ -247,10 +264,10 @@ def codes_of(vectors: Tensor, n: int, by_kmeans: bool, seed: int) -> Tensor | No
         seed: Seed of the choice.
 
     Returns:
-        The same in all processes, (n, D); None if there are no vectors.
+        The same in all processes, (n, D); None if there are no vectors, or they are not finite.
     """
     vectors = gather_rows(vectors).flatten(0, -2)
-    if not len(vectors):
+    if not len(vectors) or not vectors.isfinite().all():
         return None
     codes = choose_vectors(vectors, n, seed, 0)
     if by_kmeans:
@@ -289,8 +306,8 @@ def kmeans(vectors: Tensor, centers: Tensor, iterations: int = 10) -> Tensor:
 
 def nearest_code(vectors: Tensor, codes: Tensor) -> Tensor:
     """Return the index of the nearest code (K, D) of each vector (N, D), int64, (N,)."""
-    # ||v - e||^2 without ||v||^2, which is the same for all codes. The products would cancel what
-    # distinguishes codes that are far from the origin.
+    # ||v - e||^2 without ||v||^2, which is the same for all codes. Centering avoids cancellation
+    # for codes far from the origin.
     center = codes.mean(0)
     codes = codes - center
     distances = torch.addmm(codes.square().sum(1), vectors - center, codes.t(), alpha=-2)

@@ -13,9 +13,10 @@ _MOST_CODES = 2**20
 
 
 class FSQ(Quantizer):
-    """Round each of a few bounded numbers to one of a few levels. Nothing is learned.
+    """Round each of a few bounded numbers to one of a few fixed levels.
 
-    The codes are all combinations of levels. There are no losses, and codes cannot die.
+    The codes are all combinations of levels. Only the linear layers are learned, so there are no
+    losses and there is no codebook that could collapse, but codes may stay unused.
 
     Args:
         embedding_dim: Size D of a vector. Linear layers map it to one number per entry of
@@ -37,8 +38,8 @@ class FSQ(Quantizer):
 
     def __init__(self, embedding_dim: int, levels: Sequence[int] = (8, 8, 8)) -> None:
         super().__init__(embedding_dim)
-        if not levels or any(level < 3 for level in levels):
-            raise ValueError(f"FSQ: levels must be at least 3 each, got {list(levels)}")
+        if not levels or any(level < 3 or level % 1 for level in levels):
+            raise ValueError(f"FSQ: levels must be integers of at least 3, got {list(levels)}")
         self.codebook_size = math.prod(levels)
         if self.codebook_size > _MOST_CODES:
             raise ValueError(

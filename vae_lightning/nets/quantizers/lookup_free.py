@@ -12,10 +12,11 @@ _MOST_BITS = 20
 class LFQ(Quantizer):
     """Replace each of ``bits`` numbers by its sign, -1 or 1: 2^bits codes without a codebook.
 
-    The entropy term makes each choice certain and the use of the codes uniform:
+    The entropy term encourages confident assignments and a uniform usage of the codes:
     ``entropy_weight`` (sum of H[q(code|vector)] over the map - ``diversity`` n H[mean of q]), where
-    n is the number of positions of the map, the mean is over the batch of all processes, and
-    q(code|vector) is proportional to exp(-||vector - code||^2 / temperature).
+    n is the number of positions of the map, q(code|vector) is proportional to
+    exp(-||vector - code||^2 / temperature), and the mean is over the joined batch of all processes
+    in training, and over the batch of one process in evaluation.
 
     Args:
         embedding_dim: Size D of a vector. Linear layers map it to ``bits`` numbers and back, unless

@@ -9,29 +9,32 @@ from vae_lightning.nets.quantizers.base import (
     Gradient,
     Quantized,
     Quantizer,
+    check_choices,
     pass_gradient,
     total_of,
 )
 from vae_lightning.nets.quantizers.codebook import VectorQuantizer
 from vae_lightning.nets.quantizers.sim_vq import SimVQ
+from vae_lightning.randomness import derive_seed
 
 
 class ResidualQuantizer(Quantizer):
-    """Quantize vectors, then what is left of them, and so on; the code is the sum of all codes.
+    """Quantize vectors in steps, each of which quantizes the residual of the step before.
 
-    With ``groups``, the channels are split into groups that are quantized independently (Yang et
-    al., 2023, https://arxiv.org/abs/2305.02765).
+    The output is the sum of the codes of all steps. With ``groups``, the channels are split into
+    groups that are quantized independently (Yang et al., 2023, https://arxiv.org/abs/2305.02765).
 
     Args:
         embedding_dim: Size D of a vector.
         num_quantizers: Number of codes that are added up.
         groups: Number of groups, which has to divide ``embedding_dim``.
         quantizer: Quantizer of each step, one that has a codebook.
-        gradient: How gradients pass to the encoder, see `pass_gradient`; those of the parts are
-            not used.
+        gradient: How gradients pass to the encoder, see `pass_gradient`; the ``gradient`` of the
+            quantizers of the steps is ignored.
 
     Raises:
-        ValueError: If a number is out of range, or the quantizer has no codebook.
+        ValueError: If a number is out of range, there is only one code per position, or the codes
+            of the quantizer cannot be added up.
 
     Example:
         >>> quantizer = ResidualQuantizer(embedding_dim=8, num_quantizers=3)
@@ -56,10 +59,16 @@ class ResidualQuantizer(Quantizer):
             raise ValueError(
                 f"ResidualQuantizer: groups must divide embedding_dim {embedding_dim}, got {groups}"
             )
+        if groups * num_quantizers == 1:
+            raise ValueError(
+                "ResidualQuantizer: num_quantizers times groups must be at least 2, got 1: for one "
+                "code per position, use its quantizer itself"
+            )
         self.num_quantizers = num_quantizers
         self.groups = groups
         self.depth = groups * num_quantizers
         self.gradient = gradient
+        check_choices(self, {"gradient": Gradient})
         parts = [quantizer(embedding_dim // groups) for _ in range(self.depth)]
         if any(getattr(part, "similarity", "") == "cosine" for part in parts):
             raise ValueError("ResidualQuantizer: codes of length 1 do not add up: use euclidean")
@@ -68,6 +77,16 @@ class ResidualQuantizer(Quantizer):
                 f"ResidualQuantizer: {type(parts[0]).__name__} has no codebook to add codes from: "
                 "choose VectorQuantizer or SimVQ"
             )
+        if any(getattr(part, "codebook_update", "") == "reparameterized" for part in parts):
+            raise ValueError(
+                "ResidualQuantizer: reparameterized codes learn from a gradient that a sum does "
+                "not pass on: use codebook_update gradient or ema"
+            )
+        for i, part in enumerate(parts):
+            assert isinstance(part, VectorQuantizer | SimVQ)
+            # Other positions of the first batch for each step: the residuals of vectors that
+            # became codes of the step before are 0.
+            part.seed = derive_seed(part.seed, i)
         self.quantizers = nn.ModuleList(parts)
         self.codebook_size = parts[0].codebook_size
 

@@ -1,6 +1,6 @@
 """SimVQ (Zhu et al., 2024), https://arxiv.org/abs/2411.02038."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -9,10 +9,13 @@ from vae_lightning.nets.quantizers.base import (
     Gradient,
     Quantized,
     Quantizer,
+    check_choices,
     pass_gradient,
     squared_distance,
 )
 from vae_lightning.nets.quantizers.codebook import codes_of, nearest_code
+
+CodebookInit = Literal["kmeans", "data", "random"]
 
 
 class SimVQ(Quantizer):
@@ -31,14 +34,14 @@ class SimVQ(Quantizer):
         seed: Seed of the initialization from data.
 
     Raises:
-        ValueError: If ``codebook_size`` is below 2.
+        ValueError: If ``codebook_size`` is below 2, or an option is unknown.
     """
 
     def __init__(
         self,
         embedding_dim: int,
         codebook_size: int = 512,
-        codebook_init: Literal["kmeans", "data", "random"] = "kmeans",
+        codebook_init: CodebookInit = "kmeans",
         gradient: Gradient = "rotation",
         seed: int = 0,
     ) -> None:
@@ -49,6 +52,7 @@ class SimVQ(Quantizer):
         self.codebook_init = codebook_init
         self.gradient = gradient
         self.seed = seed
+        check_choices(self, {"codebook_init": CodebookInit, "gradient": Gradient})
         random = torch.randn(codebook_size, embedding_dim) / embedding_dim**0.5
         self.codebook = nn.Parameter(random, requires_grad=False)
         self.transform = nn.Linear(embedding_dim, embedding_dim, bias=False)
@@ -82,6 +86,11 @@ class SimVQ(Quantizer):
         if not self.__dict__.get("_known_to_have_started"):
             self.__dict__["_known_to_have_started"] = bool(self.started)
         return bool(self.__dict__["_known_to_have_started"])
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        """Load the state, and ask again whether the codes are there."""
+        self.__dict__.pop("_known_to_have_started", None)
+        super()._load_from_state_dict(*args)
 
     @torch.no_grad()
     def _start(self, vectors: Tensor) -> None:
