@@ -1,5 +1,6 @@
 """Draw categories from logits, with temperature, top-k and top-p."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +9,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Truncation:
-    """How to make samples of categories more typical and less diverse.
+    """Temperature, top-k and top-p truncation of a categorical distribution.
+
+    All of them make samples more typical and less diverse.
 
     Args:
         temperature: Divisor of the logits.
@@ -28,30 +31,33 @@ class Truncation:
     top_p: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be positive, got {self.temperature}")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k must be at least 1, got {self.top_k}")
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature must be positive and finite, got {self.temperature}")
+        if self.top_k is not None and (self.top_k < 1 or self.top_k % 1):
+            raise ValueError(f"top_k must be a positive integer, got {self.top_k}")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Return the probabilities that are left of logits (..., K); they add up to 1.
+        """Return the truncated and renormalized probabilities of logits (..., K).
 
         Example:
             >>> Truncation(top_p=0.6).probabilities(torch.tensor([0.5, 0.3, 0.2]).log())
             tensor([0.6250, 0.3750, 0.0000])
         """
         highest = logits.amax(-1, keepdim=True)
-        probabilities = ((logits - highest) / self.temperature).softmax(-1)
-        if self.top_k is None and self.top_p is None:
+        smallest = torch.finfo(logits.dtype).tiny  # 0 / 0 would be NaN
+        temperature = max(self.temperature, smallest)
+        probabilities = ((logits - highest) / temperature).softmax(-1)
+        top_p = None if self.top_p == 1 else self.top_p  # rounded sums would leave out some
+        if self.top_k is None and top_p is None:
             return probabilities
         ordered, places = probabilities.sort(dim=-1, descending=True, stable=True)
         if self.top_k is not None:
             ordered[..., self.top_k :] = 0
-        if self.top_p is not None:
+        if top_p is not None:
             # A category is kept if those before it have not reached the probability yet.
-            ordered[ordered.cumsum(-1) - ordered >= self.top_p * ordered.sum(-1, keepdim=True)] = 0
+            ordered[ordered.cumsum(-1) - ordered >= top_p * ordered.sum(-1, keepdim=True)] = 0
         kept = torch.zeros_like(probabilities).scatter(-1, places, ordered)
         return kept / kept.sum(-1, keepdim=True)
 
@@ -59,7 +65,7 @@ class Truncation:
 def draw_categories(
     logits: Tensor, uniform: Tensor, truncation: Truncation | None = None
 ) -> Tensor:
-    """Draw categories by inverting the distribution function.
+    """Draw categories by inverting the cumulative distribution function.
 
     Args:
         logits: (B, K).

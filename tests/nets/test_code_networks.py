@@ -1,6 +1,7 @@
 """Autoregressive networks: no code is seen before it is drawn, and draws follow the logits."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -154,7 +155,7 @@ def test_a_sequence_is_learned():
 
 @pytest.mark.parametrize("kwargs", [{"dim": 0}, {"layers": 0}, {"heads": 3}])
 def test_bad_arguments(kwargs):
-    with pytest.raises(ValueError, match="CausalTransformer: dim, layers and heads"):
+    with pytest.raises(ValueError, match="CausalTransformer: "):
         CausalTransformer((2, 2, 1), 4, **kwargs)
 
 
@@ -184,7 +185,23 @@ def test_truncation(kwargs, expected):
     torch.testing.assert_close(found, torch.tensor([expected]).double())
 
 
-@pytest.mark.parametrize("kwargs", [{"temperature": 0}, {"top_k": 0}, {"top_p": 0}, {"top_p": 1.1}])
+def test_all_of_the_probability_are_all_categories():
+    """However improbable they are, and whatever rounding does to sums in float32."""
+    torch.manual_seed(0)
+    assert Truncation(top_p=1.0).probabilities(5 * torch.randn(50, 512)).gt(0).all()
+
+
+def test_a_temperature_near_0_takes_the_most_probable():
+    assert Truncation(temperature=1e-50).probabilities(P.log()).tolist() == [[0, 1, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        *({"temperature": 0}, {"temperature": math.inf}),
+        *({"top_k": 0}, {"top_k": 2.5}, {"top_p": 0}, {"top_p": 1.1}),
+    ],
+)
 def test_bad_truncation(kwargs):
     with pytest.raises(ValueError, match=next(iter(kwargs))):
         Truncation(**kwargs)

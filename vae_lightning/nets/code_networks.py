@@ -19,14 +19,14 @@ NextLogits = Callable[[Tensor | None], Tensor]
 class CodeNetwork(nn.Module, ABC):
     """Predict each code of a map from those before it, row by row.
 
-    All codes of a position follow each other. Subclasses take the four arguments below first, then
-    their own.
+    The codes of a position are adjacent in the sequence. Subclasses take the four arguments below
+    first, then their own.
 
     Args:
         shape: Shape of the map, (h, w, depth); N = h w depth codes.
         codebook_size: Number K of values of a code.
         cond_features: Size of the condition (a one-hot class), 0 without a condition.
-        context_channels: Channels of a map that is known beforehand, 0 without one.
+        context_channels: Channels of a map that is given as a condition, 0 without one.
     """
 
     @abstractmethod
@@ -60,7 +60,7 @@ def draw_codes(
 
     Args:
         network: The network, in evaluation mode.
-        uniform: Uniform numbers in [0, 1), (n, N), which decide over the codes.
+        uniform: Uniform numbers in [0, 1), (n, N), from which the codes are drawn.
         condition: See `CodeNetwork.forward`.
         context: See `CodeNetwork.forward`.
         truncation: Temperature, top-k and top-p.
@@ -169,11 +169,13 @@ class CausalTransformer(CodeNetwork):
         heads: int = 4,
     ) -> None:
         super().__init__()
-        if min(dim, layers, heads) < 1 or dim % heads:
+        if min(dim, layers, heads) < 1:
             raise ValueError(
-                "CausalTransformer: dim, layers and heads must be positive, and heads must divide "
-                f"dim, got {dim}, {layers} and {heads}"
+                "CausalTransformer: dim, layers and heads must be positive, got "
+                f"{dim}, {layers} and {heads}"
             )
+        if dim % heads:
+            raise ValueError(f"CausalTransformer: heads must divide dim {dim}, got {heads} heads")
         self.shape, self.codebook_size = shape, codebook_size
         height, width, depth = shape
         self.length = height * width * depth
