@@ -185,7 +185,7 @@ def test_an_autoencoder_is_needed(before, folder, capsys):
     command = [part for part in prior_of("x") if "autoencoder" not in part]
     assert "give --model.autoencoder" in failure(command, capsys)
     command = prior_of(best(before, "prior"))
-    assert "a CodePrior has no codes for a prior" in failure(command, capsys)
+    assert "a CodePrior cannot be the autoencoder of another prior" in failure(command, capsys)
 
 
 @pytest.mark.slow

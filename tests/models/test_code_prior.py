@@ -64,6 +64,7 @@ def autoencoder(name):
     for _ in range(2):  # codebooks start from data
         model.terms(x, model.encode_labels(torch.arange(16) % 4 if model.conditional else None, 16),
                     Noise(torch.arange(16)))  # fmt: skip
+    model.initialized = True
     return model.eval()
 
 
@@ -151,7 +152,9 @@ def test_frozen_features_give_the_same_terms(prior):
     features = prior.frozen_features(x, condition)
     assert features.dtype == torch.int16
     assert features.shape == (6, sum(one.length for one in prior.code_maps))
-    prior.check_images(features)
+    prior.check_inputs(features)
+    with pytest.raises(ValueError, match="takes float images"):
+        prior.reconstruct(features)
     from_features, from_images = terms_of(prior, features), terms_of(prior, x)
     assert from_features.code_nll.equal(from_images.code_nll)
     assert from_features.reconstruction is None
@@ -351,14 +354,17 @@ def test_weights_of_lower_precision_are_the_same_autoencoder():
         (lambda: CodePrior(**SIZE), "needs a trained autoencoder with codes"),
         (lambda: CodePrior(VAE(latent_dim=2, **SIZE), **SIZE), "a VAE has no codes"),
         (lambda: CodePrior(vq(), image_shape=(1, 9, 8)), r"of \(1, 8, 8\) images, but the data"),
-        (lambda: CodePrior(vq(conditional=True), **SIZE), "its prior has to"),
+        (lambda: CodePrior(vq(conditional=True), **SIZE), "its prior must see it"),
         (
             lambda: CodePrior(
                 vq(conditional=True), image_shape=(1, 8, 8), num_classes=7, conditional=True
             ),
             "trained on 4 classes, but the data have 7",
         ),
-        (lambda: CodePrior(prior_of(autoencoder("vq")), **SIZE), "a CodePrior has no codes"),
+        (
+            lambda: CodePrior(prior_of(autoencoder("vq")), **SIZE),
+            "a CodePrior cannot be the autoencoder of another",
+        ),
         (lambda: CodePrior("nowhere.ckpt", **SIZE), "nowhere.ckpt does not exist"),
     ],
 )
@@ -375,12 +381,42 @@ def test_an_untrained_autoencoder_is_refused():
         terms_of(described.train(), images())
     described.load_state_dict(prior.state_dict())
     terms_of(described, images())
+    with pytest.raises(UserError, match="the autoencoder of this CodePrior is untrained"):
+        terms_of(prior_of(vq()).train(), images())
 
 
 def test_codes_of_no_codebook_are_refused():
     prior = prior_of(autoencoder("vq"))
     with pytest.raises(ValueError, match=r"integers in 0\.\.15, got 0 to 16"):
         prior.decode_indices(torch.tensor([[[0, 16], [1, 1]]]))
+    with pytest.raises(ValueError, match=r"integer tensors of shape \(B, 2, 2\), got list"):
+        prior.decode_indices([[[0, 1], [1, 1]]])
+
+
+@pytest.mark.parametrize("name", ["vq", "dvae"])
+def test_integers_of_every_type_are_decoded(name):
+    model = autoencoder(name)
+    codes = model.encode_indices(images())
+    for dtype in (torch.int16, torch.int32):
+        assert model.decode_indices(codes.to(dtype)).equal(model.decode_indices(codes))
+
+
+def test_levels_of_different_lengths_are_refused():
+    model = autoencoder("vq2")
+    top, bottom = model.encode_indices(images())
+    with pytest.raises(
+        ValueError, match=r"of shape \(B, 1, 1\) and \(B, 2, 2\), got .*\(5, 1, 1\)"
+    ):
+        model.decode_indices((top[:5], bottom))
+
+
+def test_codes_are_found_in_full_precision(prior):
+    """Codes that are cached in mixed precision are those that everything else computes."""
+    x = images(64)
+    condition = prior.encode_labels(label_of(prior, 64), 64)
+    exact = prior.frozen_features(x, condition)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert prior.frozen_features(x, condition).equal(exact)
 
 
 def test_each_training_encodes_the_images_anew(blobs, tmp_path):

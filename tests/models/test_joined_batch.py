@@ -90,6 +90,7 @@ def with_codes(cls, **kwargs):
 def prior_of_codes(image_shape, num_classes, **_):
     """Return a prior given the class."""
     autoencoder = with_codes(FSQ, levels=(3, 3))(image_shape, num_classes)
+    autoencoder.initialized = True
     return CodePrior(
         autoencoder,
         functools.partial(CausalTransformer, dim=8, layers=1, heads=2),
@@ -137,6 +138,14 @@ MODELS |= {
         VectorQuantizer, similarity="cosine", gradient="rotation", **GRADIENT
     ),
     "vq_orthogonal": with_codes(VectorQuantizer, orthogonality=10.0, **GRADIENT),
+    "vq_reparameterized": with_codes(
+        VectorQuantizer,
+        codebook_size=3,
+        codebook_update="reparameterized",
+        codebook_init="uniform",
+        dead_code_threshold=0.0,
+        noise_variance=0.5,
+    ),
     "fsq": with_codes(FSQ, levels=(3, 3)),
     "lfq": with_codes(LFQ, bits=3, temperature=1.0),
     "sim_vq": with_codes(SimVQ, codebook_size=3),

@@ -65,7 +65,7 @@ def test_codes_decode_to_the_reconstruction(batch):
     assert codes.dtype == torch.int64
     torch.testing.assert_close(model.decode_indices(codes), model.reconstruct(batch.x))
     for wrong in (codes[:, :-1], codes.float(), codes[..., None], (codes, codes)):
-        with pytest.raises(ValueError, match=r"are integers of shape \(B, 2, 2\)"):
+        with pytest.raises(ValueError, match=r"are integer tensors of shape \(B, 2, 2\)"):
             model.decode_indices(wrong)
 
 

@@ -63,7 +63,7 @@ def encode_images(
     """
     store, labels = None, []
     n, step = len(dataset), _CHUNK * processes
-    hidden = True if rank else None  # also where the output is no terminal
+    hidden = True if rank else None  # None: hidden if the output is not a terminal
     for start in tqdm(range(0, n, step), "Encoding images", delay=3, leave=False, disable=hidden):
         end = min(start + step, n)
         batch: Batch = dataset.__getitems__(range(start, end))
@@ -90,6 +90,6 @@ def _store(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     empty = torch.empty(0, dtype=dtype)
     if empty.element_size() * np.prod(shape, dtype=np.int64) <= _IN_MEMORY:
         return torch.empty(shape, dtype=dtype)
-    # The file has no name, and is gone when nothing maps it anymore.
+    # The file has no name, and is deleted when it is no longer mapped.
     with tempfile.TemporaryFile() as file:
         return torch.from_numpy(np.memmap(file, empty.numpy().dtype, "w+", shape=shape))

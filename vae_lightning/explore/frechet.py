@@ -9,7 +9,7 @@ from vae_lightning.models.classifier import Classifier
 
 
 class _Features(nn.Module):
-    """Extractor of torchmetrics for features that are there already."""
+    """Extractor for torchmetrics whose inputs are features already."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -35,8 +35,8 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
     .. math:: |\mu_1 - \mu_2|^2 + \operatorname{tr}(\Sigma_1 + \Sigma_2 - 2 (\Sigma_1
         \Sigma_2)^{1/2})
 
-    It is computed in float64 by torchmetrics. It falls with the number of vectors: compare only
-    distances of equal numbers, and of the same features.
+    It is computed in float64 by torchmetrics. The estimate is biased upward, less so for more
+    vectors: compare only distances of equal numbers of vectors and of the same features.
 
     Args:
         first: Features, (N, F), such as those of `Classifier.features`.

@@ -37,7 +37,7 @@ class CodeUsage(Figure):
         class_names: Sequence[str] | None,
     ) -> matplotlib.figure.Figure:
         """See `Figure.draw`."""
-        # Codes of several codebooks are counted together, but none as another's.
+        # One histogram, in which the codes of each codebook have bars of their own.
         counts = [
             torch.bincount(codes.flatten(), minlength=model.codebook_sizes[name])
             for name, codes in _maps(model, x, label).items()
@@ -79,10 +79,11 @@ class CodeMaps(Figure):
 class CodeGallery(Figure):
     """What codes look like: where they are used in images, and what they decode to.
 
-    The first row is the mean of the parts of validation images whose code it is, and the second the
-    mean of the same parts of their reconstructions. The codes are those that tell most: ordered by
-    the squared difference of their mean part from that of all codes, times their number. Of a model
-    with several maps, they are those of the finest one; of several codebooks, of the first.
+    The first row shows the mean patch of validation images at the positions of each code, and the
+    second the mean of the same patches of their reconstructions. The codes shown are those whose
+    mean patch differs most from that of all codes, by the squared difference times their number.
+    For a model with several maps, they are codes of the finest one; with several codebooks, of the
+    first.
 
     Args:
         every_n_epochs: See `Figure`.

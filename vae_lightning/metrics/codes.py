@@ -15,11 +15,12 @@ from vae_lightning.training.module import LitVAE
 
 
 class Codes(Metric):
-    """-log p of a code, beside two simpler ways to code the same maps.
+    """Negative log-likelihood per code, with two baselines for the same maps.
 
     ``uniform_code_nll`` gives each code the probability 1/K. ``independent_code_nll`` gives each
     code the frequency that it has in the measured images, whatever its position: what an ideal code
-    without context would need.
+    without context would need. The frequencies are those of the measured images themselves, so this
+    baseline is biased low.
     """
 
     name = "codes"
@@ -42,7 +43,8 @@ class Codes(Metric):
         model = cast(CodePrior, module.vae)
         nll = self.nll.result()
         codes = sum(one.length for one in model.code_maps)
-        per_code = Result(nll.value / codes, "nats per code", (nll.error or 0) / codes, nll.images)
+        error = None if nll.error is None else nll.error / codes
+        per_code = Result(nll.value / codes, "nats per code", error, nll.images)
         usage = self.usage.results(nll.images)
         bits = {
             kind: sum(found.value for name, found in usage.items() if name.endswith(kind))

@@ -26,12 +26,13 @@ class FrechetDistance(Metric):
     """Fréchet distance between as many samples as there are test images, and these images.
 
     The features are those of a classifier of the same data (``vae fit --config classifier``), never
-    of another data set. Beside the distance stands its floor: the distance between training and
-    test images. Both fall with the number of images, so compare equal numbers and one classifier.
+    of another data set. The metric also reports a floor, the distance between training and test
+    images. Both are biased upward, less so for more images: compare equal numbers of images and one
+    classifier.
 
-    Samples are the means of p(x|z). On binarized images their pixels are drawn, because the gray of
-    the means alone would tell them from the images. A conditional model samples each class as often
-    as it occurs.
+    Samples are the means of p(x|z). On binarized images their pixels are drawn, because gray means
+    would be told apart from binary images by their grayness alone. A conditional model samples each
+    class as often as it occurs.
 
     Args:
         classifier: Checkpoint of a `Classifier`; without one, the metric is not computed.

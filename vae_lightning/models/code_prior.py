@@ -30,12 +30,13 @@ _ROWS = 256
 
 @dataclass(frozen=True)
 class CodePriorTerms(ObjectiveTerms):
-    """What is known about the codes of images, in nats per image, (B,).
+    """The terms of a prior's objective in nats per image, each (B,).
 
     Attributes:
         code_nll: -log p(codes), which is trained on.
         levels: The parts of it by the name of the level, the uppermost first.
         reconstruction: -log p(x|codes), summed over the pixels; not computed in training.
+        indices: The codes, int64, by codebook; not logged.
     """
 
     code_nll: Tensor
@@ -61,14 +62,16 @@ class CodePriorTerms(ObjectiveTerms):
 
 
 class CodePrior(DiscreteModel):
-    """Prior over the codes of an autoencoder, with which it generates: sum p(codes) p(x|codes).
+    """Autoregressive prior over the codes of an autoencoder, which makes it a generative model.
 
-    The autoencoder is kept as it is. The prior is a product over the codes in raster order,
-    log p(codes) = sum_j log p(code_j | codes before j). Of several levels of codes, the upper ones
-    come first, and the network of a level sees the levels above.
+    The model is p(x) = sum over codes of p(codes) p(x|codes). The autoencoder is frozen. The prior
+    is a product over the codes in raster order, log p(codes) = sum_j log p(code_j | codes before
+    j). Of several levels of codes, the upper ones come first, and the network of a level sees the
+    levels above.
 
-    Since each image has one map of codes, -log p(x) <= -log p(x|codes) - log p(codes), a bound that
-    is comparable with the negative ELBO of other models.
+    With the codes that the encoder assigns to x, -log p(x) <= -log p(x|codes) - log p(codes): the
+    negative ELBO of a deterministic posterior, comparable with that of models with the same
+    likelihood.
 
     Args:
         autoencoder: Checkpoint of a `VQVAE` or another model with codes. From Python, it may be the
@@ -81,11 +84,11 @@ class CodePrior(DiscreteModel):
         autoencoder: The autoencoder.
         networks_by_level: The networks, the uppermost level first.
         code_maps: The maps of codes by level.
-        trained_on: The data that the autoencoder was trained on, if a checkpoint has said it.
+        trained_on: The data that the autoencoder was trained on, if its checkpoint records them.
 
     Raises:
-        ValueError: If there is no autoencoder, it has no codes, or its images or classes are
-            others.
+        ValueError: If there is no autoencoder, it has no codes, or it does not match the image
+            shape or the classes of the data.
 
     References:
         van den Oord et al. (2017), Neural discrete representation learning, section 3.3,
@@ -170,8 +173,8 @@ class CodePrior(DiscreteModel):
         return self.autoencoder.level_sizes
 
     def codes(self, x: Tensor, condition: Tensor | None) -> tuple[Tensor, ...]:
-        """See `DiscreteModel.codes`; the autoencoder is in evaluation mode in training, too."""
-        with self.autoencoder.inference():
+        """See `DiscreteModel.codes`; in evaluation mode and in full precision, always."""
+        with self.autoencoder.inference(), without_autocast(x):
             return self.autoencoder.codes(x, self._seen(condition))
 
     def lookup(self, codes: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -233,8 +236,8 @@ class CodePrior(DiscreteModel):
         most = max(one.codebook_size for one in self.code_maps)
         return flat.to(torch.int16 if most <= 2**15 else torch.int32)
 
-    def check_images(self, x: Tensor, values: bool = True) -> None:
-        """See `ImageModel.check_images`; what `frozen_features` returned is accepted as well."""
+    def check_inputs(self, x: Tensor, values: bool = True) -> None:
+        """See `ImageModel.check_inputs`."""
         if x.is_floating_point() or x.ndim != 2:
             super().check_images(x, values)
 
@@ -364,6 +367,7 @@ def _autoencoder(given: Any) -> tuple[DiscreteModel, bool, dict[str, Any] | None
     has_weights, trained_on = True, None
     if isinstance(given, nn.Module):
         made: Any = copy.deepcopy(given).cpu()  # the given one may be trained further
+        has_weights = bool(getattr(given, "initialized", True))
     elif str(given).startswith("{"):
         description = json.loads(given)
         made, has_weights = build(description, "the description of the autoencoder"), False
@@ -372,7 +376,12 @@ def _autoencoder(given: Any) -> tuple[DiscreteModel, bool, dict[str, Any] | None
         made = load(given)
         if record.data is not None:
             trained_on = {**record.data, "class_names": record.class_names}
-    if not isinstance(made, DiscreteModel) or isinstance(made, CodePrior):
+    if isinstance(made, CodePrior):
+        raise ValueError(
+            "a CodePrior cannot be the autoencoder of another prior: give --model.autoencoder the "
+            "checkpoint of its autoencoder"
+        )
+    if not isinstance(made, DiscreteModel):
         raise ValueError(
             f"a {type(made).__name__} has no codes for a prior to be learned over: give "
             "--model.autoencoder the checkpoint of a VQVAE, for example"
@@ -395,7 +404,7 @@ def _check_fit(made: DiscreteModel, prior: CodePrior) -> None:
         )
     if made.conditional and not prior.conditional:
         raise ValueError(
-            f"the {name} sees the class of an image, so its prior has to: use "
+            f"the {name} sees the class of an image, so its prior must see it, too: use "
             "--model.conditional true"
         )
     if made.conditional and made.num_classes != prior.num_classes:

@@ -91,7 +91,7 @@ class DVAETerms(ELBOTerms):
     """Terms of the ELBO, and the most probable codes.
 
     Attributes:
-        indices: Codes, int64, (B, h, w); not logged.
+        indices: Codes, int64, (B, h, w), by codebook; not logged.
     """
 
     indices: dict[str, Tensor]

@@ -36,7 +36,7 @@ class CodeMap(NamedTuple):
 
 
 class DiscreteModel(GenerativeModel, ABC):
-    """An autoencoder whose latent is one map of codes or several.
+    """An autoencoder whose latent consists of one or more maps of codes.
 
     Args:
         **kwargs: See `GenerativeModel`.
@@ -115,7 +115,7 @@ class DiscreteModel(GenerativeModel, ABC):
         levels = (indices,) if isinstance(indices, Tensor) else tuple(indices)
         self._check_codes(levels)
         with self.inference():
-            vectors = self.lookup(tuple(level.to(self.device) for level in levels))
+            vectors = self.lookup(tuple(level.to(self.device).long() for level in levels))
         return self.decode(vectors[0] if len(vectors) == 1 else vectors, label)
 
     def _check_codes(self, levels: tuple[Tensor, ...]) -> None:
@@ -124,17 +124,19 @@ class DiscreteModel(GenerativeModel, ABC):
         Raises:
             ValueError: If they are not codes of this model.
         """
-        expected = [("B", *one.dims) for one in self.code_maps]
-        found = [tuple(level.shape) for level in levels]
-        kinds = [level.dtype for level in levels]
-        if [shape[1:] for shape in found] != [shape[1:] for shape in expected] or any(
-            kind.is_floating_point or kind == torch.bool for kind in kinds
+        dims = [one.dims for one in self.code_maps]
+        maps = " and ".join(f"({', '.join(map(str, ('B', *one)))})" for one in dims)
+        expected = f"codes of this {type(self).__name__} are integer tensors of shape {maps}"
+        if not all(isinstance(level, Tensor) for level in levels):
+            kinds = " and ".join(type(level).__name__ for level in levels)
+            raise ValueError(f"{expected}, got {kinds}")
+        if (
+            [tuple(level.shape[1:]) for level in levels] != dims
+            or len({len(level) for level in levels}) > 1
+            or any(level.is_floating_point() or level.dtype == torch.bool for level in levels)
         ):
-            maps = " and ".join(f"({', '.join(map(str, shape))})" for shape in expected)
-            given = " and ".join(f"{d} {s}" for d, s in zip(kinds, found, strict=True))
-            raise ValueError(
-                f"codes of this {type(self).__name__} are integers of shape {maps}, got {given}"
-            )
+            given = " and ".join(f"{level.dtype} {tuple(level.shape)}" for level in levels)
+            raise ValueError(f"{expected}, got {given}")
         for level, size in zip(levels, self.level_sizes, strict=True):
             if level.numel() and not 0 <= int(level.min()) <= int(level.max()) < size:
                 raise ValueError(

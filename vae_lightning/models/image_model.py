@@ -245,6 +245,10 @@ class ImageModel(Configurable, nn.Module, Scheduled, ABC):
         """
         _check_images(x, self, values)
 
+    def check_inputs(self, x: Tensor, values: bool = True) -> None:
+        """Check what `terms` takes, images or `frozen_features`, like `check_images`."""
+        self.check_images(x, values)
+
     @property
     def device(self) -> torch.device:
         """Device of the parameters."""

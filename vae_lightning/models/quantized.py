@@ -23,13 +23,13 @@ _NO_PRIOR = (
 
 @dataclass(frozen=True)
 class VQTerms(Terms):
-    """The terms of the VQ-VAE's objective, each (B,). None where a quantizer has no such term.
+    """The terms of the VQ-VAE's objective, (B,). None where a quantizer has no such term.
 
     Attributes:
         reconstruction: -log p(x|z_q) in nats, summed over the pixels.
         codebook: ||sg[z_e] - e||^2, summed over the map.
         commitment: ||z_e - sg[e]||^2, summed over the map.
-        regularizer: Weighted terms of the quantizer's own, (B,) or ().
+        regularizer: Additional terms of the quantizers, already weighted, (B,) or ().
         indices: Chosen codes, int64, by codebook; not logged.
     """
 
@@ -92,7 +92,7 @@ class QuantizedModel(DiscreteModel, BaseVAE, ABC):
     # Training
 
     def terms(self, x: Tensor, condition: Tensor | None, noise: Noise) -> VQTerms:
-        """See `BaseVAE.terms`; the terms of all levels are added up. Nothing here is random."""
+        """See `BaseVAE.terms`; the terms of all levels are added up."""
         levels = self.quantize(x, condition)
         vectors = tuple(level.z_q for level in levels)
         params = self.likelihood_params(vectors[0] if len(vectors) == 1 else vectors, condition)
@@ -114,7 +114,7 @@ class QuantizedModel(DiscreteModel, BaseVAE, ABC):
         return loss if terms.regularizer is None else loss + terms.regularizer
 
     def unsharded_parameters(self) -> list[nn.Parameter]:
-        """All of the quantizers: they change codes in place, which shards would forget."""
+        """See `ImageModel.unsharded_parameters`; quantizers change codes in place."""
         own = [p for one in self.quantizers.values() for p in one.parameters()]
         return [*super().unsharded_parameters(), *own]
 

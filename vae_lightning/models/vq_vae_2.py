@@ -13,7 +13,7 @@ from vae_lightning.nets.quantizers import Quantized, Quantizer, VectorQuantizer
 
 
 class VQVAE2(QuantizedModel):
-    """Autoencoder with two maps of codes: a coarse one for the whole, and a fine one for details.
+    """Autoencoder with two maps of codes: a coarse one of global structure, a fine one of details.
 
     The top codes are computed first, from the features of the bottom level at half their size. The
     bottom codes are computed from these features and the decoded top codes, so they need not repeat
@@ -23,10 +23,9 @@ class VQVAE2(QuantizedModel):
         embedding_dim: Size of a code of either level.
         commitment_weight: Weight of the commitment terms, see `VQVAE`.
         hidden: Channels of the features between the levels.
-        encoder: Network from images to the map of features of the bottom level, and from this map
-            to that of the top level with ``downsamplings=1``.
-        decoder: Network from both maps of codes to the parameters of the likelihood, and from the
-            top codes to the size of the bottom level.
+        encoder: Network from images to the map of features of the bottom level. The networks
+            between the levels are residual ones.
+        decoder: Network from both maps of codes to the parameters of the likelihood.
         quantizer: Quantizer of each level.
         **kwargs: See `BaseVAE`.
 

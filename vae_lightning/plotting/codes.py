@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.colors import hsv_to_rgb, to_rgb
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -173,7 +173,7 @@ def code_maps(
     maps = {name: _indices(codes[name], pairs.shape[1], codebooks[name]) for name in codes}
     colored = [
         (
-            _code_colors(len(codebooks[name]))
+            _class_colors(len(codebooks[name]))
             if len(codebooks[name]) <= len(CLASS_COLORS)
             else similar_colors(codebooks[name])
         )[indices]
@@ -189,7 +189,7 @@ def code_maps(
             one[:, down][:, :, across]
             for one, down, across in zip(colored, rows, columns, strict=True)
         ]
-        if is_signal(pairs):  # a strip in the middle, for nothing varies from top to bottom
+        if is_signal(pairs):  # a strip in the middle, because nothing varies vertically
             for tile in tiles:
                 tile[:, : height // 3] = tile[:, height - height // 3 :] = _PAPER
         return np.stack([first, *tiles, last])
@@ -270,17 +270,8 @@ def similar_colors(vectors: Tensor) -> Pixels:
     return colors
 
 
-def _code_colors(count: int) -> Pixels:
-    """Return colors (count, 3) in which neighboring code indices look different."""
-    if count <= len(CLASS_COLORS):
-        rgb = np.array([to_rgb(color) for color in CLASS_COLORS[:count]])
-    else:
-        index = np.arange(count)
-        # Multiples of the golden ratio spread the hues evenly for any count. Multiples of two other
-        # irrational numbers vary the saturation and value of codes of similar hue.
-        hue = index * ((math.sqrt(5) - 1) / 2) % 1
-        saturation = 0.35 + 0.6 * (index * math.sqrt(2) % 1)
-        value = 0.45 + 0.5 * (index * math.sqrt(3) % 1)
-        rgb = hsv_to_rgb(np.stack([hue, saturation, value], axis=1))
+def _class_colors(count: int) -> Pixels:
+    """Return the first colors of classes, (count, 3)."""
+    rgb = np.array([to_rgb(color) for color in CLASS_COLORS[:count]])
     colors: Pixels = np.rint(rgb * 255).astype(np.uint8)
     return colors

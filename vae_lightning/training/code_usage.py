@@ -14,8 +14,8 @@ from vae_lightning.results import Result
 class CodeUsage:
     """Count how often each code is chosen over an epoch, in all processes.
 
-    Perplexity and the fraction of codes in use have to be computed from these counts: their
-    averages over batches are smaller than their values over the data set.
+    Perplexity and the fraction of codes in use are not the averages of their values in batches, so
+    they have to be computed from these counts.
 
     Attributes:
         counts: Assignments of this process by codebook, int64, (K,).

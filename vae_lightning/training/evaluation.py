@@ -77,7 +77,7 @@ class EvaluationModule(pl.LightningModule):
         The values of the first batch are checked, for which a GPU waits once.
         """
         if not isinstance(batch, Batch) or step == 0:
-            self.model.check_images(Batch.of(batch).x, values=step == 0)
+            self.model.check_inputs(Batch.of(batch).x, values=step == 0)
         # Batches without indices get some that no other step or process has.
         rank = self.trainer.global_rank if self.is_attached else 0
         return Batch.of(batch, first_index=(rank << 48) + (step << 20))
