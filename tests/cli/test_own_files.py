@@ -206,6 +206,28 @@ def test_advice(folder, capsys, values, options, note):
     assert note in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("period", "note"),
+    [
+        (1, "the learning rate rises again after epoch 1, and the training ends after epoch 2: "),
+        (2, None),
+        (3, "the learning rate would fall until epoch 3, and the training ends after epoch 2: "),
+    ],
+)
+def test_advice_about_a_schedule_of_another_length(folder, capsys, period, note):
+    np.save("x.npy", np.random.default_rng(0).normal(size=(300, 5)))
+    schedule = ["--lr_scheduler=CosineAnnealingLR", f"--lr_scheduler.T_max={period}"]
+    data = ["--data=Arrays", "--data.root=x.npy"]
+    fit(*data, "--trainer.max_epochs=2", *schedule)
+    out = capsys.readouterr().out
+    if note is None:
+        assert "learning rate" not in out
+    else:
+        assert f"{note}give --lr_scheduler.T_max 2" in out
+        fit("--ckpt_path=runs/own/version_0/checkpoints/last.ckpt", "--trainer.max_epochs=3")
+        assert "learning rate" not in capsys.readouterr().out
+
+
 def test_no_advice_where_nothing_is_wrong(folder, capsys):
     np.save("x.npy", np.random.default_rng(0).normal(size=(7000, 5)))
     fit("--data=Arrays", "--data.root=x.npy", "--trainer.fast_dev_run=1")

@@ -12,6 +12,7 @@ from vae_lightning.data.sampling import fitting_batch_size
 from vae_lightning.models.image_model import ImageModel
 from vae_lightning.models.inference import GenerativeModel
 from vae_lightning.nets.sizes import linear_size
+from vae_lightning.training.module import LitVAE
 
 _LARGE = 10.0
 _FEW_UPDATES = 50
@@ -43,12 +44,15 @@ def fill_epochs(data: Any, *options: Namespace) -> None:
         option.trainer.max_epochs = epochs
 
 
-def advice(trainer: pl.Trainer, model: ImageModel, data: ImageData) -> Iterator[str]:
+def advice(trainer: pl.Trainer, module: LitVAE, data: ImageData, resumed: bool) -> Iterator[str]:
     """Yield sentences about a training that is likely to disappoint."""
+    model = module.model
     yield from _about_likelihood(model, data)
     yield from _about_size(model)
     yield from _about_updates(trainer, data)
     yield from _about_validation(trainer)
+    if not resumed:  # with the schedule of its checkpoint
+        yield from _about_schedule(trainer, module)
     n = data.split_size("val")
     if n < _FEW_VALIDATION_IMAGES and data.is_users:
         yield (
@@ -108,6 +112,20 @@ def _about_validation(trainer: pl.Trainer) -> Iterator[str]:
             f"nothing will be validated and no figure drawn, because there is a validation every "
             f"{every} epochs: give --trainer.check_val_every_n_epoch 1"
         )
+
+
+def _about_schedule(trainer: pl.Trainer, module: LitVAE) -> Iterator[str]:
+    schedule, epochs = module.recipes[2], trainer.max_epochs
+    if schedule is None or not schedule["class_path"].endswith(".CosineAnnealingLR"):
+        return
+    period = schedule["init_args"]["T_max"]
+    if not epochs or epochs in (-1, period) or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return
+    what = "rises again after" if epochs > period else "would fall until"
+    yield (
+        f"the learning rate {what} epoch {period}, and the training ends after epoch {epochs}: "
+        f"give --lr_scheduler.T_max {epochs}"
+    )
 
 
 def _about_updates(trainer: pl.Trainer, data: ImageData) -> Iterator[str]:

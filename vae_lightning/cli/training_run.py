@@ -101,7 +101,7 @@ class TrainingRun:
         if isinstance(data, ImageData):
             print(f"Data: {type(data).__name__}, {data.summary()}{self._note_left_out(data)}")
             self._note_other_data(data)
-            for sentence in advice(self.trainer, self.module.model, data):
+            for sentence in advice(self.trainer, self.module, data, step is not None):
                 print(f"Note: {sentence}")
 
     def _note_other_data(self, data: ImageData) -> None:
