@@ -99,6 +99,17 @@ class Quantizer(nn.Module, ABC):
         names = [""] if self.depth == 1 else [str(i) for i in range(self.depth)]
         return dict.fromkeys(names, self.codebook_size)
 
+    def has_started(self, count: Tensor) -> bool:
+        """Return whether a saved count, (), is positive; a GPU is asked only until it is."""
+        if not self.__dict__.get("_has_started"):
+            self.__dict__["_has_started"] = bool(count > 0)
+        return bool(self.__dict__["_has_started"])
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        """Load the state, and forget whether the count before was positive."""
+        self.__dict__.pop("_has_started", None)
+        super()._load_from_state_dict(*args)
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Keep parameters in float32, see above."""
         return super()._apply(keep_type(fn), recurse)

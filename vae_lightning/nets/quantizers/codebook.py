@@ -196,7 +196,7 @@ class VectorQuantizer(Quantizer):
 
     @torch.no_grad()
     def _start(self, vectors: Tensor) -> None:
-        if self.codebook_init == "uniform" or self.step > 0:
+        if self.codebook_init == "uniform" or self.has_started(self.step):
             return
         codes = codes_of(vectors, self.codebook_size, self.codebook_init == "kmeans", self.seed)
         if codes is not None:
@@ -208,19 +208,24 @@ class VectorQuantizer(Quantizer):
         flat = vectors.flatten(0, -2)
         counts, sums = _assigned(flat, indices.flatten(), self.codebook_size)
         counts, sums = total(counts), total(sums)
-        if not counts.any() or not sums.isfinite().all():
-            return  # nothing can be learned from a batch without vectors, or with NaN
         equal_share = counts.sum() / self.codebook_size
-        self.usage.lerp_(counts / equal_share, 1 - self.decay)
+        usage = self.usage.lerp(counts / equal_share, 1 - self.decay)
+        # With a decay near 1, no code is dead in the first batches: the averages start at 1.
+        dead = usage < self.dead_code_threshold
+        # Nothing can be learned from a batch without vectors, or with NaN.
+        can_learn = counts.any() & sums.isfinite().all()
+        # A GPU has to be waited for once.
+        learns, some_dead = torch.stack([can_learn, dead.any()]).tolist()
+        if not learns:
+            return
+        self.usage.copy_(usage)
         if self.codebook_update == "ema":
             self.sums.lerp_(sums / equal_share, 1 - self.decay)
             # Codes that were not used stay where they are: both averages fade to 0.
             average = self.sums / self.usage[:, None]
             self.codebook.copy_(torch.where(counts[:, None] > 0, average, self.codebook))
         self.step.add_(1)
-        # The averages start at 1, so with a decay near 1 no code is dead in the first batches.
-        dead = self.usage < self.dead_code_threshold
-        if self.dead_code_threshold and dead.any():
+        if some_dead:
             flat = gather_rows(vectors).flatten(0, -2)
             self.codebook[dead] = choose_vectors(flat, int(dead.sum()), self.seed, int(self.step))
             self.usage[dead] = 1.0

@@ -1,6 +1,6 @@
 """SimVQ (Zhu et al., 2024), https://arxiv.org/abs/2411.02038."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +67,7 @@ class SimVQ(Quantizer):
 
     def quantize(self, vectors: Tensor) -> Quantized:
         """See `Quantizer.quantize`."""
-        if self.training and not self._has_started:
+        if self.training and not self.has_started(self.started):
             self._start(vectors.detach())
         codes = self.codes
         indices = nearest_code(vectors.detach().flatten(0, -2), codes.detach())
@@ -79,18 +79,6 @@ class SimVQ(Quantizer):
             squared_distance(vectors.detach(), e),
             squared_distance(vectors, e.detach()),
         )
-
-    @property
-    def _has_started(self) -> bool:
-        """Whether the codes are there; asked of a GPU only until they are."""
-        if not self.__dict__.get("_known_to_have_started"):
-            self.__dict__["_known_to_have_started"] = bool(self.started)
-        return bool(self.__dict__["_known_to_have_started"])
-
-    def _load_from_state_dict(self, *args: Any) -> None:
-        """Load the state, and ask again whether the codes are there."""
-        self.__dict__.pop("_known_to_have_started", None)
-        super()._load_from_state_dict(*args)
 
     @torch.no_grad()
     def _start(self, vectors: Tensor) -> None:
