@@ -709,3 +709,15 @@ def test_traversals_of_one_column_have_room_for_the_decoded_image_only() -> None
     images, one = torch.rand(2, 1, 1, 8, 8), torch.rand(1, 8, 8)
     figure = plotting.traversals(images, ["z0", "z1"], [0.0], original=one, decoded=one)
     assert tick_texts(figure.axes[0], "y")[0] == "decoded"
+
+
+def test_the_bound_of_a_latent_space_is_drawn_whole():
+    points = torch.tensor([[0.1, 0.2], [0.3, -0.1]])
+    options = {"labels": None, "axis_labels": ("a", "b")}
+    (axes,) = plotting.latent_scatter(points, **options, radius=1.5).axes
+    (circle,) = axes.patches
+    assert circle.get_radius() == 1.5
+    for low, high in (axes.get_xlim(), axes.get_ylim()):
+        assert low < -1.5
+        assert high > 1.5
+    assert not plotting.latent_scatter(points, **options).axes[0].patches

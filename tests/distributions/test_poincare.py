@@ -290,6 +290,18 @@ def test_bad_arguments(build, message):
         build()
 
 
+@pytest.mark.parametrize("prior", [WrappedNormalPrior, RiemannianNormalPrior])
+def test_the_radius_is_that_of_the_ball(prior):
+    made = prior(2, curvature=4.0, scale=0.5)
+    assert made.radius == 0.5
+    lengths = made.sample(2000, generator=torch.Generator().manual_seed(0)).norm(dim=1)
+    assert 0.4 < lengths.max() < 0.5
+    parts = {"posterior": partial(WrappedNormalPosterior, curvature=4.0)}
+    model = VAE(latent_dim=2, prior=partial(prior, curvature=4.0, scale=0.5), **parts)
+    assert model.latent_radius == 0.5
+    assert VAE(latent_dim=2).latent_radius is None
+
+
 def test_prior_and_posterior_need_the_same_curvature():
     with pytest.raises(ValueError, match=r"curvature -0\.5, but WrappedNormalPrior .* -1"):
         VAE(

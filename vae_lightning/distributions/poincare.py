@@ -343,6 +343,7 @@ class _BallPrior(Prior):
         self.ball = PoincareBall(curvature)
         self.scale = scale
         self.support = ball_support(curvature)
+        self.radius = 1 / self.ball.root
         if scale > self.largest_scale():
             raise ValueError(
                 f"{type(self).__name__}: in {latent_dim} dimensions, draws are too far from the "

@@ -45,12 +45,15 @@ class Prior(nn.Module, ABC):
     Attributes:
         has_density: Whether `log_prob` is defined.
         support: What a latent is. A posterior must have the same support.
+        radius: Radius of the sphere or ball about the origin that holds all latents, None if they
+            have no bound.
         bounded: Whether images are in [0, 1]; set by the model.
     """
 
     bounded: bool = True
     has_density: bool = True
     support: str = REAL
+    radius: float | None = None
 
     def __init__(self, latent_dim: int, cond_features: int = 0) -> None:
         super().__init__()

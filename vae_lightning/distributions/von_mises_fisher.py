@@ -234,6 +234,7 @@ class UniformSphere(Prior):
     """
 
     support = SPHERE
+    radius = 1.0
 
     def __init__(self, latent_dim: int, cond_features: int = 0) -> None:
         super().__init__(latent_dim, cond_features)

@@ -50,8 +50,9 @@ class LatentScatter(Figure):
             chosen = None if label is None else label[chunk]
             parts.append(model.latent_vectors(x[chunk], model.used_labels(chosen)).cpu())
         points = torch.cat(parts)
-        axis_labels = ("$z_0$", "$z_1$")
+        axis_labels, radius = ("$z_0$", "$z_1$"), model.latent_radius
         if points.shape[1] > 2:
+            radius = None
             points, explained = plotting.principal_components(points)
             axis_labels = (
                 f"first principal component ({explained[0]:.0%} of the variance)",
@@ -62,5 +63,6 @@ class LatentScatter(Figure):
             label,
             axis_labels=axis_labels,
             class_names=class_names,
+            radius=radius,
             title=f"Latents of {len(x):,} {self.images_of}{self.title_end}",
         )

@@ -244,3 +244,8 @@ class GenerativeModel(ImageModel, ABC):
     def latent_size(self) -> int | None:
         """Size of the latent vector, None if the latent is not a single vector."""
         return None
+
+    @property
+    def latent_radius(self) -> float | None:
+        """Radius of the ball that holds all latent vectors, None if they have no bound."""
+        return None

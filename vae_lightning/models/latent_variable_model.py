@@ -288,6 +288,11 @@ class LatentVariableModel(BaseVAE):
         return self.latent_dim if self.has(Capability.LATENT_VECTOR) else None
 
     @property
+    def latent_radius(self) -> float | None:
+        """See `GenerativeModel.latent_radius`."""
+        return self.prior.radius if self.has(Capability.LATENT_VECTOR) else None
+
+    @property
     def latent_variables(self) -> tuple[Variable, ...]:
         """See `GenerativeModel.latent_variables`."""
         return self.prior.variables if self.has(Capability.LATENT_VECTOR) else ()

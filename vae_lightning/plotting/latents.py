@@ -13,6 +13,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, ListedColormap, Normalize, to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Circle
 from matplotlib.ticker import NullLocator
 from torch import Tensor
 
@@ -25,6 +26,7 @@ from vae_lightning.plotting.style import (
     INK,
     MAX_LABEL,
     PAD,
+    RULE,
     TEXT,
     Floats,
     styled,
@@ -51,6 +53,7 @@ def latent_scatter(
     *,
     axis_labels: tuple[str, str],
     class_names: Sequence[str] | None = None,
+    radius: float | None = None,
     title: str = "",
 ) -> Figure:
     """Draw points of a two-dimensional latent space, colored by class.
@@ -64,6 +67,7 @@ def latent_scatter(
         labels: Labels, (N,), or None to draw all points in one color.
         axis_labels: Names of the horizontal and the vertical axis.
         class_names: Names indexed by the labels. By default the labels themselves.
+        radius: Radius of the circle about the origin that bounds the space, which is drawn, too.
         title: Title of the figure.
 
     Returns:
@@ -87,7 +91,9 @@ def latent_scatter(
         _check_names(marks, class_names)
         groups = _group(marks, class_names)
 
-    width, height, x_limits, y_limits = _panel(xy)
+    corners = np.array([[-1.0, -1.0], [1.0, 1.0]]) * (radius or 0.0)
+    shown = xy if radius is None else np.concatenate([xy, corners])
+    width, height, x_limits, y_limits = _panel(shown)
     legend: list[str] = []
     right = 0
     if groups is not None and groups.bar:
@@ -108,6 +114,8 @@ def latent_scatter(
     )
     axes.set(xlim=x_limits, ylim=y_limits)
     axes.grid(color=FAINT, linewidth=to_points(1))
+    if radius is not None:
+        axes.add_patch(Circle((0, 0), radius, fill=False, edgecolor=RULE, linewidth=to_points(1)))
     _draw_points(axes, xy, groups)
     if groups is not None and groups.bar:
         _add_color_bar(figure, axes, groups, height)

@@ -107,6 +107,7 @@ def _draw(
     if points.shape[1] < 2:
         print("Note: without a picture, because the latent has one dimension")
         return
+    is_plane = points.shape[1] == 2 and options.picture == "pca"
     points, axis_labels, explained = _project(points, options.picture, options.seed)
     classes = bool(y.ge(0).all())
     some = f"{len(shown):,} of {n:,} images" if n > len(shown) else f"{n:,} images"
@@ -120,6 +121,7 @@ def _draw(
         y if classes else None,
         axis_labels=axis_labels,
         class_names=trained.class_names if classes else None,
+        radius=trained.model.latent_radius if is_plane else None,
         title=f"Latents of {some} of {given.what}",
     )
     outputs.figure("latents", figure)
