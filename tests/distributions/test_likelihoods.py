@@ -383,6 +383,14 @@ def test_a_learned_sigma_is_bounded():
     assert likelihood.log_sigma.grad.isfinite()
 
 
+@pytest.mark.parametrize("log_sigma", [-1e4, 1e4])
+def test_draws_have_the_bounded_sigma(log_sigma):
+    likelihood = Gaussian(learn_sigma=True)
+    likelihood.log_sigma.data.fill_(log_sigma)
+    x = likelihood.sample(torch.zeros(1, 1, 50, 50)).double()
+    assert x.std().item() == pytest.approx(likelihood.sigma, rel=0.1)
+
+
 class _Images:
     """Training images with a standard deviation of 3 around a mean that differs by pixel."""
 

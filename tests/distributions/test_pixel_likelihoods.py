@@ -170,6 +170,16 @@ class TestCategorical256:
         x = Categorical256().sample(params.expand(20_000, -1, -1, -1))
         assert set((x * 255).round().flatten().tolist()) == {7.0, 130.0}
 
+    @pytest.mark.parametrize("end", [0.0, 1 - 2.0**-24])
+    def test_draws_nothing_impossible_at_the_ends_of_the_generator(self, end, monkeypatch):
+        module = "vae_lightning.distributions.pixel_likelihoods.uniform_like"
+        monkeypatch.setattr(module, lambda like, generator: torch.full_like(like, end))
+        params = self.logits(256, 40, 50)
+        params[[0, 255]] = -1e4
+        levels = Categorical256().sample(params) * 255
+        assert levels.min() > 0.5
+        assert levels.max() < 254.5
+
     def test_all_values_of_eight_bits_are_told_apart(self):
         """And a value between two counts as the nearest one, as after an augmentation."""
         params = torch.eye(256)[:, :, None, None] * 30

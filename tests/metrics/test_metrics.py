@@ -13,19 +13,24 @@ import torch.distributions as td
 from torch import nn
 
 import vae_lightning
+from vae_lightning import explore
 from vae_lightning.data import Batch
 from vae_lightning.distributions.likelihoods import Gaussian
 from vae_lightning.distributions.posteriors import GaussianPosterior
 from vae_lightning.distributions.priors import StandardNormal
+from vae_lightning.explore.frechet import features, frechet_distance
 from vae_lightning.metrics import METRICS
 from vae_lightning.metrics.classification import Classification
+from vae_lightning.metrics.codes import Codes
 from vae_lightning.metrics.factors import Disentanglement
+from vae_lightning.metrics.frechet import FrechetDistance
 from vae_lightning.metrics.latents import Latents
 from vae_lightning.metrics.likelihood import LogLikelihood
 from vae_lightning.metrics.reconstruction import Reconstruction
 from vae_lightning.models.base import BaseVAE
 from vae_lightning.models.capabilities import Capability
 from vae_lightning.nets import MLPDecoder, MLPEncoder
+from vae_lightning.nets.code_networks import CausalTransformer
 from vae_lightning.randomness import Noise
 from vae_lightning.results import Mean
 from vae_lightning.training.module import LitVAE
@@ -320,6 +325,59 @@ def test_code_bits(blobs):
     assert results["code_bits"].value == places * 9
     assert results["code_entropy_bits"].value == pytest.approx(-places * (p * np.log2(p)).sum())
     assert results["perplexity"].value == pytest.approx(np.exp(-(p * np.log(p)).sum()))
+
+
+def test_nats_of_codes_on_several_levels(blobs):
+    """A uniform code of each needs log K nats, and one of its frequency, the entropy of those."""
+    autoencoder = vae_lightning.VQVAE2(image_shape=(1, 8, 8))
+    network = functools.partial(CausalTransformer, dim=8, layers=1, heads=2)
+    prior = vae_lightning.CodePrior(autoencoder, network, image_shape=(1, 8, 8))
+    data = blobs()
+    results = evaluate(prior, data, Codes())
+    codes = prior.encode_indices(data.datasets["test"].images.x / 255)
+    places = [level[0].numel() for level in codes]
+    entropies = [td.Categorical(level.flatten().bincount().double()).entropy() for level in codes]
+    independent = sum(n * entropy.item() for n, entropy in zip(places, entropies, strict=True))
+    assert results["uniform_code_nll"].value == pytest.approx(sum(places) * math.log(512))
+    assert results["independent_code_nll"].value == pytest.approx(independent, rel=1e-6)
+    whole, per_code = results["code_nll"], results["code_nll_per_code"]
+    assert per_code.value == pytest.approx(whole.value / sum(places))
+    assert per_code.error == pytest.approx(whole.error / sum(places))
+
+
+def test_frechet_distance_of_a_decoder_that_knows_the_classes(blobs, monkeypatch):
+    """Each class is sampled as often as it occurs; the floor is that of the training images."""
+    torch.manual_seed(0)
+    classifier = vae_lightning.Classifier(image_shape=(1, 8, 8), num_classes=4, features=3).eval()
+    module = "vae_lightning.metrics.frechet"
+    monkeypatch.setattr(f"{module}.load_classifier", lambda *_: classifier)
+    monkeypatch.setattr(f"{module}._CHUNK", 4)
+    seeds, sample = [], explore.sample
+
+    def watched(*args, seed, **kwargs):
+        seeds.append(seed)
+        return sample(*args, seed=seed, **kwargs)
+
+    monkeypatch.setattr(f"{module}.explore.sample", watched)
+
+    class Unequal(blobs):
+        def load(self, split):
+            held = super().load(split)
+            held.images.y[: self.size // 2] = 0
+            return held
+
+    model = vae_lightning.CVAE(**{**SMALL, "decoder": ClassDecoder})
+    data = Unequal(size=10)
+    results = evaluate(model, data, FrechetDistance("held"))
+    images = {split: data.datasets[split].images for split in ("train", "test")}
+    means = model.decode(torch.zeros(10, model.latent_dim), images["test"].y)
+    test, train, drawn = (
+        features(classifier, x) for x in (images["test"].x / 255, images["train"].x / 255, means)
+    )
+    expected, floor = frechet_distance(test, drawn), frechet_distance(test, train)
+    assert results["frechet_distance"].value == pytest.approx(expected, rel=1e-4)
+    assert results["frechet_distance_floor"].value == pytest.approx(floor, rel=1e-4)
+    assert len(set(seeds)) == 3  # one for each four images
 
 
 class FactorEncoder(MLPEncoder):

@@ -288,7 +288,29 @@ def test_the_class_matters_and_is_the_one_asked_for():
     assert (drawn == codes).float().mean() > 0.95
 
 
+@pytest.mark.parametrize("name", ["vq", "vq2"])
+def test_draws_are_the_same_under_autocast(name):
+    prior = prior_of(autoencoder(name))
+    exact = prior.sample_codes(200, None, torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = prior.sample_codes(200, None, torch.Generator().manual_seed(0))
+    for level, expected in zip(mixed, exact, strict=True):
+        assert level.equal(expected)
+
+
 # The autoencoder that it is made from
+
+
+def test_the_given_autoencoder_stays_as_it_is_and_may_be_trained_further():
+    model = autoencoder("vq")
+    learned = {name for name, p in model.named_parameters() if p.requires_grad}
+    prior = prior_of(model)
+    assert not model.training
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == learned
+    x = images()
+    before = prior.encode_indices(x)
+    model.quantizer.codebook.data = model.quantizer.codebook.data.flip(0)
+    assert prior.encode_indices(x).equal(before)
 
 
 def checkpoint_of(model, data, path):
@@ -438,3 +460,14 @@ def test_a_dvae_counts_its_most_probable_codes():
     terms = model.terms(x, None, Noise(torch.arange(3)))
     assert set(terms.as_dict()) == {"reconstruction", "kl", "negative_elbo"}
     assert torch.equal(terms.code_indices()[""], model.encode_indices(x))
+
+
+def test_codes_of_a_dvae_are_the_largest_channels_of_each_position():
+    """And the image is decoded from their vectors at the same positions."""
+    model = build_small(DVAE, image_shape=(1, 9, 7)).eval()
+    x = torch.rand(3, 1, 9, 7)
+    codes = model.encode_indices(x)
+    assert codes.equal(model.encoder.network(x).argmax(1))
+    vectors = model.codebooks[""][codes].movedim(-1, 1)
+    expected = model.likelihood.mean(model.decoder.network(vectors))
+    torch.testing.assert_close(model.decode_indices(codes), expected)

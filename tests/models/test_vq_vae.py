@@ -7,7 +7,7 @@ import torch
 from vae_lightning import VQVAE
 from vae_lightning.functional import perplexity
 from vae_lightning.nets import ConvEncoder
-from vae_lightning.nets.quantizers import VectorQuantizer
+from vae_lightning.nets.quantizers import LFQ, VectorQuantizer
 from vae_lightning.randomness import Noise
 from vae_lightning.training.module import LitVAE
 
@@ -41,6 +41,24 @@ def test_objective_has_the_weights_of_the_paper(batch):
     chosen = (z_e - e).detach()
     torch.testing.assert_close(by_z, 0.25 * 2 * chosen.sum((0, 2, 3)))
     torch.testing.assert_close(by_e.sum(0), -2 * chosen.sum((0, 2, 3)))
+
+
+def test_the_regularizer_counts_as_it_is_weighted(batch):
+    model = vq_vae(codebook_update="gradient", orthogonality=10.0).eval()
+    terms = model.terms(batch.x, None, Noise(batch.indices))
+    assert terms.regularizer > 0.1
+    latent = terms.codebook + 0.25 * terms.commitment
+    torch.testing.assert_close(
+        model.objective(terms), terms.reconstruction + latent + terms.regularizer
+    )
+
+
+def test_an_entropy_is_said_to_depend_on_the_batch(batch):
+    model = VQVAE(image_shape=(1, 8, 8), quantizer=functools.partial(LFQ, bits=4)).eval()
+    whole, part = (model.terms(batch.x[:n], None, Noise(batch.indices[:n])) for n in (16, 4))
+    for name, value in whole.as_dict().items():
+        same = torch.allclose(value[:4], part.as_dict()[name], rtol=1e-4, atol=1e-4)
+        assert same == (name not in whole.batch_dependent), name
 
 
 def test_moving_average_replaces_the_codebook_term(batch):

@@ -60,3 +60,19 @@ def test_each_level_has_a_codebook_of_its_own(model):
     top, bottom = model.quantizers.values()
     assert top.codebook is not bottom.codebook
     assert not top.codebook.equal(bottom.codebook)
+
+
+def test_regularizers_of_both_levels_are_added_up(batch):
+    quantizer = functools.partial(
+        VectorQuantizer, codebook_size=8, codebook_update="gradient", codebook_init="uniform",
+        orthogonality=10.0,
+    )  # fmt: skip
+    model = build(VQVAE2, quantizer=quantizer).eval()
+    terms = model.terms(batch.x, None, Noise(batch.indices))
+    expected = 0.0
+    for one in model.quantizers.values():
+        cosines = torch.nn.functional.cosine_similarity(one.codebook[:, None], one.codebook, dim=2)
+        expected += 10 * (cosines - torch.eye(8)).square().mean()
+    torch.testing.assert_close(terms.regularizer, expected)
+    latent = terms.codebook + 0.25 * terms.commitment
+    torch.testing.assert_close(model.objective(terms), terms.reconstruction + latent + expected)

@@ -81,6 +81,18 @@ def test_condition_and_context_reach_every_code(network):
         assert (other != before).any(2).all()
 
 
+@pytest.mark.parametrize(("row", "column"), [(2, 2), (4, 3), (6, 2), (3, 5)])
+def test_context_helps_the_codes_at_its_place(row, column):
+    """Two convolutions reach two positions to each side; codes after these see the first ones."""
+    network = made(CausalTransformer, (7, 6, 2), K, 0, 4)
+    codes, context = torch.randint(K, (1, 84)), torch.randn(1, 4, 7, 6).double()
+    before = network(codes, context=context)[0]
+    context[..., row, column] += 1
+    after = network(codes, context=context)[0]
+    first = (before != after).any(1).nonzero().min().item()
+    assert first == 2 * (6 * (row - 2) + column - 2)
+
+
 def test_one_step_at_a_time_is_the_same(network):
     codes, condition, context = inputs()
     whole = network(codes, condition, context)
@@ -178,6 +190,7 @@ P = torch.tensor([[0.1, 0.4, 0.3, 0.2]]).double()
         ({"temperature": 0.5}, [1 / 30, 16 / 30, 9 / 30, 4 / 30]),
         ({"temperature": 0.5, "top_k": 2}, [0, 16 / 25, 9 / 25, 0]),
         ({"top_k": 3, "top_p": 0.5}, [0, 4 / 7, 3 / 7, 0]),
+        ({"top_k": 2, "top_p": 0.5}, [0, 1, 0, 0]),  # of what top-k leaves
     ],
 )
 def test_truncation(kwargs, expected):
@@ -210,6 +223,11 @@ def test_bad_truncation(kwargs):
 def test_equal_probabilities_are_cut_to_exactly_k():
     kept = Truncation(top_k=3).probabilities(torch.zeros(2, 8))
     assert (kept > 0).sum(1).tolist() == [3, 3]
+
+
+def test_categories_that_together_have_exactly_top_p_are_enough():
+    kept = Truncation(top_p=0.5).probabilities(torch.zeros(1, 4))
+    assert kept.tolist() == [[0.5, 0.5, 0, 0]]
 
 
 def test_impossible_codes_are_never_drawn():

@@ -244,6 +244,17 @@ def test_reparameterized_codes_learn_without_losses_of_their_own():
         assert not q(maps()).z_q.equal(q(maps()).z_q)  # other noise in another step
 
 
+def test_the_noise_of_reparameterized_codes_has_its_variance():
+    """A code at distance 1: across its direction, it moves by the noise."""
+    q = VectorQuantizer(
+        2, 2, codebook_update="reparameterized", codebook_init="uniform", noise_variance=0.0025
+    )
+    q.codebook.data = torch.tensor([[0.0, 0.0], [50.0, 50.0]])
+    z_q = q(torch.tensor([1.0, 0.0]).view(1, 2, 1, 1).expand(5, 2, 40, 50)).z_q
+    assert z_q[:, 1].mean().item() == pytest.approx(0, abs=0.003)
+    assert z_q[:, 1].std().item() == pytest.approx(0.05, rel=0.05)
+
+
 def test_a_code_that_equals_its_vector_has_a_finite_gradient():
     v = torch.zeros(1, D, requires_grad=True)
     e = torch.zeros(1, D, requires_grad=True)
@@ -332,6 +343,12 @@ def test_lfq_commitment_is_theirs():
     *_, loss = theirs(z_e)
     out = LFQ(D, bits=D)(z_e)
     torch.testing.assert_close(out.commitment.sum() / z_e.numel(), loss)
+
+
+def test_lfq_commitment_moves_the_encoder_to_the_signs():
+    z_e = maps().requires_grad_()
+    LFQ(D, bits=D)(z_e).commitment.sum().backward()
+    torch.testing.assert_close(z_e.grad, 2 * (z_e - z_e.sign()).detach())
 
 
 def test_entropies_against_all_codes():
@@ -595,6 +612,18 @@ def test_residual_losses_are_those_of_all_steps_and_the_gradient_that_of_the_sum
     replaced = pass_gradient(vectors, out.z_q.detach().movedim(1, -1), gradient)
     (replaced * weights.movedim(1, -1)).sum().backward()
     torch.testing.assert_close(z_e.grad, vectors.grad.movedim(-1, 1))
+
+
+def test_every_step_of_a_residual_quantizer_ties_the_encoder_to_its_code():
+    q = made("residual").eval()
+    z_e = maps().requires_grad_()
+    out = q(z_e)
+    out.commitment.sum().backward()
+    rest, expected = z_e.detach(), torch.zeros_like(z_e)
+    for i in range(3):
+        rest = rest - q.quantizers[i].lookup(out.indices[..., i]).detach()
+        expected = expected + 2 * rest
+    torch.testing.assert_close(z_e.grad, expected)
 
 
 def test_random_codes_of_sim_vq_have_a_length_of_about_one():

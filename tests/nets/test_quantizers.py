@@ -113,6 +113,16 @@ def test_dead_codes_move_to_vectors_of_the_batch_and_their_averages_start_again(
     assert len({tuple(code) for code in q.codebook[1:].tolist()}) == 4  # not four times the same
 
 
+def test_dead_codes_move_to_other_vectors_in_another_step():
+    q = quantizer(codebook_update="gradient", decay=0.0)
+    z_e, found = torch.randn(2, 3, 4, 4), []
+    for _ in range(2):
+        q.codebook.data = torch.tensor([[0.0] * 3] + [[1e3] * 3] * 4)
+        q(z_e)
+        found.append(q.codebook[1:].tolist())
+    assert found[0] != found[1]
+
+
 def test_revival_can_be_switched_off():
     q = quantizer(decay=0.1, dead_code_threshold=0)
     q.codebook.data = torch.tensor([[0.0] * 3] + [[1e3] * 3] * 4)
@@ -134,11 +144,28 @@ def test_start_from_data(codebook_init):
     assert (q.codebook.data - after).abs().max() < 1
 
 
+@pytest.mark.parametrize("codebook_init", ["kmeans", "data"])
+def test_codes_of_cosine_similarity_start_from_directions(codebook_init):
+    """However long the vectors are."""
+    z_e, found = torch.randn(4, 3, 4, 4), []
+    for lengths in (1, 0.1 + 100 * torch.rand(4, 1, 4, 4)):
+        q = quantizer(codebook_init=codebook_init, similarity="cosine")
+        q(lengths * z_e)
+        found.append(q.codebook.detach())
+    torch.testing.assert_close(*found)
+
+
 def test_kmeans_finds_the_centers():
     centers = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
     vectors = centers.repeat_interleave(50, 0) + 0.1 * torch.randn(150, 2)
     found = kmeans(vectors, vectors[[0, 60, 120]])
     torch.testing.assert_close(found, vectors.view(3, 50, 2).mean(1))
+
+
+def test_kmeans_goes_on_until_no_vector_changes_its_center():
+    vectors = torch.tensor([[0.0], [1.0], [2.0], [4.0], [20.0]])
+    found = kmeans(vectors, torch.tensor([[0.0], [1.0]]))  # 6.75, 12 and 20 for the second
+    assert found.tolist() == [[1.75], [20.0]]
 
 
 def test_kmeans_keeps_centers_without_vectors():
