@@ -2,9 +2,9 @@
 
     python tests/benchmarks/codes.py --out runs/codes --classifier CKPT --seeds 3 --processes 2
 
-trains an autoencoder and a prior for every row and seed with ``vae fit``, measures them with
-``vae test`` and prints a table. What is there already is not trained again. ``--rows`` chooses
-some of them.
+trains an autoencoder and a prior given the class for every row and seed with ``vae fit``, measures
+them with ``vae test`` and prints a table. What is there already is not trained again. ``--rows``
+chooses some of them.
 """
 
 import argparse
@@ -17,7 +17,10 @@ NETWORKS = [
     *("--model.encoder", "ResidualEncoder", "--model.encoder.hidden", "32"),
     *("--model.decoder", "ResidualDecoder", "--model.decoder.hidden", "32"),
 ]
-PRIOR = ["--model.network.dim", "64"]
+PRIOR = [
+    *("--config", "vq_prior", "--model.conditional", "true", "--model.network.dim", "64"),
+    *("--data.batch_size", "32"),  # so small a training needs many updates
+]
 VQ = ["--config", "vq_vae", *NETWORKS, "--model.quantizer"]
 ROWS = {
     "nearest code (EMA)": [*VQ, "VectorQuantizer"],
@@ -54,23 +57,17 @@ COLUMNS = {
 }
 
 
-def _schedule(epochs: int, seed: int) -> list[str]:
-    """Return the options of a training whose learning rate falls to 0 at its end."""
-    return [
-        *("--seed_everything", str(seed), "--trainer.max_epochs", str(epochs)),
-        *("--lr_scheduler", "CosineAnnealingLR", "--lr_scheduler.T_max", str(epochs)),
-    ]
-
-
 def measure(row: str, seed: int, options: argparse.Namespace) -> dict[str, float]:
     """Train one autoencoder and its prior, and return what ``vae test`` says about them."""
     folder = options.out / f"{list(ROWS).index(row)}_{seed}"
     result = folder / "result.json"
     if not result.exists():
-        of_autoencoder = [*ROWS[row], *_schedule(options.epochs, seed)]
-        autoencoder = fit(folder / "autoencoder", *of_autoencoder)
-        of_prior = ["--config", "vq_prior", "--model.autoencoder", str(autoencoder), *PRIOR]
-        prior = fit(folder / "prior", *of_prior, *_schedule(options.prior_epochs, seed))
+        common = ["--seed_everything", str(seed), "--trainer.max_epochs"]
+        autoencoder = fit(folder / "autoencoder", *ROWS[row], *common, str(options.epochs))
+        epochs = str(options.prior_epochs)
+        schedule = [*common, epochs, "--lr_scheduler.T_max", epochs]
+        given = ["--model.autoencoder", str(autoencoder)]
+        prior = fit(folder / "prior", *PRIOR, *given, *schedule)
         test = ["--ckpt_path", str(prior), "--metrics.frechet.classifier", options.classifier]
         run(folder / "test.log", "test", *test)
         report = json.loads((prior.parents[1] / "test" / "metrics.json").read_text())["metrics"]
