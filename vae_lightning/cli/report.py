@@ -15,7 +15,7 @@ import torch
 from vae_lightning import __version__
 from vae_lightning.errors import UserError
 from vae_lightning.functional import bits_per_dimension
-from vae_lightning.models.code_prior import CodePrior
+from vae_lightning.models.capabilities import Capability
 from vae_lightning.models.inference import GenerativeModel
 from vae_lightning.results import Result
 from vae_lightning.training.module import LitVAE
@@ -94,7 +94,7 @@ def _label(name: str, module: LitVAE) -> str:
         return name
     loss = model.likelihood.loss_name
     if name == "negative_elbo":
-        return f"{loss} + {'code_nll' if isinstance(model, CodePrior) else 'kl'}"
+        return f"{loss} + {'code_nll' if model.has(Capability.CODE_PRIOR) else 'kl'}"
     if bound := re.fullmatch(r"negative_(?:iwae_)?(.*)bound", name):
         return " ".join([loss, *bound[1].split("_")[:-1], "bound"])
     if name.startswith("importance_weighted_"):

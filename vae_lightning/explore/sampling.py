@@ -6,7 +6,7 @@ from torch import Tensor
 from vae_lightning.distributions.posteriors import Latents
 from vae_lightning.explore.densities.base import LatentDensity
 from vae_lightning.models.capabilities import Capability
-from vae_lightning.models.code_prior import CodePrior
+from vae_lightning.models.discrete import CodeModel
 from vae_lightning.models.image_model import Labels
 from vae_lightning.models.inference import GenerativeModel
 from vae_lightning.models.latent_variable_model import LatentVariableModel
@@ -38,10 +38,10 @@ def sample(
         label: For conditional models: the class of all images or of each, (n,); by default the
             classes in turn.
         temperature: Factor of the standard deviation of a N(0, I) prior (of every level of a
-            hierarchy), or divisor of the logits of a `CodePrior`; below 1 for images that are more
+            hierarchy), or divisor of the logits of a `CodeModel`; below 1 for images that are more
             typical and less diverse.
-        top_k: For a `CodePrior`: number of most probable codes to draw each code from.
-        top_p: For a `CodePrior`: draw each code from the most probable ones that together have this
+        top_k: For a `CodeModel`: number of most probable codes to draw each code from.
+        top_p: For a `CodeModel`: draw each code from the most probable ones that together have this
             probability.
         density: Density of the latents to use instead of the prior, see `densities`.
         draw: Whether to draw the pixels from p(x|z), rather than to return its means.
@@ -71,7 +71,7 @@ def sample(
     label = model.cycle_labels(n) if label is None else label
     with model.inference():
         condition = model.encode_labels(label, n)
-        if isinstance(model, CodePrior):
+        if isinstance(model, CodeModel):
             truncation = Truncation(temperature, top_k, top_p)
             codes = model.sample_codes(n, condition, generator(seed, "sample"), truncation)
             return _decode(model, codes, condition, draw, seed, batch_size)
@@ -91,7 +91,7 @@ def sample_codes(
     seed: int = 0,
     batch_size: int = 256,
 ) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
-    """Draw images from a `CodePrior` as `sample` does, and return their codes as well.
+    """Draw images from a `CodeModel` as `sample` does, and return their codes as well.
 
     Args:
         model: The prior.
@@ -114,7 +114,7 @@ def sample_codes(
         ValueError: If an argument is out of range.
     """
     model.require(Capability.CODE_PRIOR)
-    assert isinstance(model, CodePrior)
+    assert isinstance(model, CodeModel)
     if n < 1:
         raise ValueError(f"the number of samples must be positive, got {n}")
     label = model.cycle_labels(n) if label is None else label
@@ -126,7 +126,7 @@ def sample_codes(
         found = []
         for part in torch.arange(n, device=model.device).split(batch_size):
             here = None if condition is None else condition[part]
-            found.append(torch.stack(model.level_nll(tuple(c[part] for c in codes), here)).sum(0))
+            found.append(model.code_nll(tuple(c[part] for c in codes), here))
     return images, tuple(level.cpu() for level in codes), torch.cat(found).cpu()
 
 
@@ -144,9 +144,9 @@ def _decode(
     for part in torch.arange(len(levels[0])).split(batch_size):
         here = slice(int(part[0]), int(part[-1]) + 1)
         given = tuple(level[here] for level in levels)
-        if isinstance(model, CodePrior):
+        if isinstance(model, CodeModel):
             given = model.lookup(given)
-        is_one = isinstance(z, Tensor) or (isinstance(model, CodePrior) and len(given) == 1)
+        is_one = isinstance(z, Tensor) or (isinstance(model, CodeModel) and len(given) == 1)
         params = model.likelihood_params(
             given[0] if is_one else given, None if condition is None else condition[here]
         )

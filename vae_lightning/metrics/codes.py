@@ -3,12 +3,10 @@
 import math
 from typing import cast
 
-import torch
-
 from vae_lightning.batch import Batch
 from vae_lightning.metrics.base import Metric
 from vae_lightning.models.capabilities import Capability
-from vae_lightning.models.code_prior import CodePrior
+from vae_lightning.models.discrete import CodeModel
 from vae_lightning.results import NATS, Mean, Result
 from vae_lightning.training.code_usage import CodeUsage
 from vae_lightning.training.module import LitVAE
@@ -32,15 +30,15 @@ class Codes(Metric):
 
     def update(self, module: LitVAE, batch: Batch) -> None:
         """See `Metric.update`."""
-        model = cast(CodePrior, module.vae)
+        model = cast(CodeModel, module.vae)
         condition = module.condition(batch)
         levels = model.codes(batch.x, condition)
-        self.nll.update(torch.stack(model.level_nll(levels, condition)).sum(0))
+        self.nll.update(model.code_nll(levels, condition))
         self.usage.update(model.by_codebook(levels), model.codebook_sizes)
 
     def compute(self, module: LitVAE) -> dict[str, Result]:
         """See `Metric.compute`."""
-        model = cast(CodePrior, module.vae)
+        model = cast(CodeModel, module.vae)
         nll = self.nll.result()
         codes = sum(one.length for one in model.code_maps)
         error = None if nll.error is None else nll.error / codes

@@ -17,7 +17,7 @@ from vae_lightning.errors import UserError
 from vae_lightning.files import expand
 from vae_lightning.functional import without_autocast
 from vae_lightning.models.capabilities import Capability
-from vae_lightning.models.discrete import DiscreteModel, flatten_codes, unflatten_codes
+from vae_lightning.models.discrete import CodeModel, DiscreteModel, flatten_codes, unflatten_codes
 from vae_lightning.models.image_model import ObjectiveTerms
 from vae_lightning.models.loading import build, load
 from vae_lightning.nets.code_networks import CausalTransformer, CodeNetwork, MapShape, draw_codes
@@ -61,7 +61,7 @@ class CodePriorTerms(ObjectiveTerms):
         return self.indices
 
 
-class CodePrior(DiscreteModel):
+class CodePrior(CodeModel):
     """Autoregressive prior over the codes of an autoencoder, which makes it a generative model.
 
     The model is p(x) = sum over codes of p(codes) p(x|codes). The autoencoder is frozen. The prior
@@ -188,18 +188,13 @@ class CodePrior(DiscreteModel):
     def encode(self, x: Tensor, condition: Tensor | None) -> dict[str, Tensor]:
         """Return the codes, and their -log p in nats as ``code_nll``."""
         levels = self.codes(x, condition)
-        nll = torch.stack(self.level_nll(levels, condition)).sum(0)
+        nll = self.code_nll(levels, condition)
         return {**self.autoencoder.encode(x, self._seen(condition)), "code_nll": nll}
 
     # The prior
 
     def level_nll(self, levels: tuple[Tensor, ...], condition: Tensor | None) -> tuple[Tensor, ...]:
-        """Return -log p(codes of a level | levels above) in nats by level, each (B,).
-
-        Args:
-            levels: Codes by level, (B, h, w) or (B, h, w, depth).
-            condition: One-hot classes, (B, num_classes), of a conditional model.
-        """
+        """See `CodeModel.level_nll`."""
         found = []
         for i, level in enumerate(levels):
             flat = level.flatten(1).long()
@@ -296,7 +291,7 @@ class CodePrior(DiscreteModel):
         """Return log p(x, codes of x), a lower bound on log p(x) that needs no samples."""
         with self.inference():
             levels = self.codes(x, condition)
-            nll = torch.stack(self.level_nll(levels, condition)).sum(0)
+            nll = self.code_nll(levels, condition)
             total = nll + self._reconstruction(x, levels, condition)
         return -total if x.is_mps else -total.double()
 
@@ -309,17 +304,7 @@ class CodePrior(DiscreteModel):
         generator: torch.Generator | None = None,
         truncation: Truncation | None = None,
     ) -> tuple[Tensor, ...]:
-        """Draw codes from the prior.
-
-        Args:
-            n: Number of images.
-            condition: One-hot classes, (n, num_classes), of a conditional model.
-            generator: A CPU generator; by default torch's global one.
-            truncation: Temperature, top-k and top-p.
-
-        Returns:
-            Codes by level, int64, (n, h, w) or (n, h, w, depth).
-        """
+        """See `CodeModel.sample_codes`."""
         sizes = [one.length for one in self.code_maps]
         uniform = torch.rand(n, sum(sizes), dtype=torch.float64, generator=generator)
         drawn = []

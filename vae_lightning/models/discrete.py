@@ -11,6 +11,7 @@ from torch import Tensor
 from vae_lightning.distributions.posteriors import Latents
 from vae_lightning.models.image_model import Labels
 from vae_lightning.models.inference import Codes, GenerativeModel
+from vae_lightning.truncation import Truncation
 
 
 class CodeMap(NamedTuple):
@@ -143,6 +144,47 @@ class DiscreteModel(GenerativeModel, ABC):
                     f"codes of this {type(self).__name__} are integers in 0..{size - 1}, got "
                     f"{int(level.min())} to {int(level.max())}"
                 )
+
+
+class CodeModel(DiscreteModel, ABC):
+    """A discrete model with a learned distribution over its codes (`Capability.CODE_PRIOR`).
+
+    Args:
+        **kwargs: See `GenerativeModel`.
+    """
+
+    @abstractmethod
+    def level_nll(self, levels: tuple[Tensor, ...], condition: Tensor | None) -> tuple[Tensor, ...]:
+        """Return -log p(codes of a level | levels above) in nats by level, each (B,).
+
+        Args:
+            levels: Codes by level, (B, h, w) or (B, h, w, depth).
+            condition: One-hot classes, (B, num_classes), of a conditional model.
+        """
+
+    @abstractmethod
+    def sample_codes(
+        self,
+        n: int,
+        condition: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        truncation: Truncation | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Draw the codes of images.
+
+        Args:
+            n: Number of images.
+            condition: One-hot classes, (n, num_classes), of a conditional model.
+            generator: A CPU generator; by default torch's global one.
+            truncation: Temperature, top-k and top-p.
+
+        Returns:
+            Codes by level, int64, (n, h, w) or (n, h, w, depth).
+        """
+
+    def code_nll(self, levels: tuple[Tensor, ...], condition: Tensor | None) -> Tensor:
+        """Return -log p(codes of all levels) in nats, (B,); see `level_nll`."""
+        return torch.stack(self.level_nll(levels, condition)).sum(0)
 
 
 def flatten_codes(levels: tuple[Tensor, ...]) -> Tensor:

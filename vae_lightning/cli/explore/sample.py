@@ -14,7 +14,7 @@ from vae_lightning.cli.explore.outputs import Outputs
 from vae_lightning.errors import UserError
 from vae_lightning.explore import frechet
 from vae_lightning.explore.densities import DENSITIES, LatentDensity, load_density
-from vae_lightning.models.code_prior import CodePrior
+from vae_lightning.models.capabilities import Capability
 from vae_lightning.models.loading import load_classifier
 
 
@@ -85,7 +85,7 @@ def run(options: argparse.Namespace) -> None:
         "batch_size": options.batch_size,
     }
     arrays: dict[str, Any] = {}
-    if isinstance(model, CodePrior) and options.density is None:
+    if model.has(Capability.CODE_PRIOR) and options.density is None:
         images, codes, nll = explore.sample_codes(model, n, label, **how)
         arrays = _codes(codes, nll)
     else:
