@@ -6,7 +6,14 @@ import sys
 from collections.abc import Sequence
 
 from vae_lightning import __version__
-from vae_lightning.cli import class_list, exit_codes, option_list, own_modules, short_help
+from vae_lightning.cli import (
+    class_list,
+    early_checks,
+    exit_codes,
+    option_list,
+    own_modules,
+    short_help,
+)
 from vae_lightning.cli.commands import COMMANDS, EXPLORE
 from vae_lightning.cli.terminal import says, write_plainly
 from vae_lightning.errors import UserError, fail
@@ -92,6 +99,8 @@ def _run(args: list[str]) -> None:
             print("\nvae: interrupted", file=sys.stderr)
             raise SystemExit(exit_codes.INTERRUPTED) from None
     elif args[0] in COMMANDS:
+        if args[0] in option_list.LIGHTNING_COMMANDS:
+            early_checks.check(args[0], args[1:])
         if args[0] == "fit" and slurm.job():
             LISTENER.listen(REQUEUE)  # it would otherwise end a process that is still importing
         try:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vae_lightning.data_record import DataRecord
 from vae_lightning.errors import UserError
+from vae_lightning.files import check_checkpoint_exists
 
 RECORD_KEY = "vae_lightning"
 """Key of `TrainingRecord` in a checkpoint."""
@@ -241,9 +242,8 @@ def read(path: str | Path) -> Checkpoint:
     path = Path(path)
     if is_exported(path):
         return _read_exported(path)
-    if not path.is_file():
-        if not path.is_dir():
-            raise UserError(f"{path} does not exist: give the path of a .ckpt file")
+    check_checkpoint_exists(path)
+    if path.is_dir():
         inside = path / "checkpoints" / "best.ckpt"
         instead = inside if inside.is_file() else "the path of a .ckpt file"
         raise UserError(f"{path} is a folder: give {instead}")

@@ -11,9 +11,20 @@ from vae_lightning.errors import UserError
 def expand(path: str | Path) -> Path:
     """Return a path in which ``~`` is replaced by the home folder, as shells do.
 
-    Shells do not where a path is in a file, in an environment variable, or after ``=``.
+    Shells do not where a path is in a file, in an environment variable, or after ``=``. As in
+    shells, ``~`` stays where there is no such user.
     """
-    return Path(path).expanduser()
+    return Path(os.path.expanduser(path))
+
+
+def check_checkpoint_exists(path: Path) -> None:
+    """Check that a checkpoint, or a folder, exists.
+
+    Raises:
+        UserError: If it does not.
+    """
+    if not path.exists():
+        raise UserError(f"{path} does not exist: give the path of a .ckpt file")
 
 
 def atomic_write_text(path: Path, text: str) -> None:

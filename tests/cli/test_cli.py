@@ -70,6 +70,28 @@ def test_help_and_version_need_no_torch():
         assert time.monotonic() - start < 2  # it is 0.05 s, on a machine that does nothing else
 
 
+@pytest.mark.parametrize(
+    ("args", "code", "said"),
+    [
+        (["fit", "--config", "vq_ave"], 1, "did you mean 'vq_vae'?"),
+        (["fit", "--modle.beta=4"], 2, "no option 'modle.beta'; did you mean 'model.beta'?"),
+        (["test", "--ckpt_path=no.ckpt"], 1, "no.ckpt does not exist: give the path of a .ckpt"),
+        (["fit", "--config", ' {"model": 1}', "--init_from", "no.ckpt"], 1, "no.ckpt does not exi"),
+    ],
+)
+def test_typing_errors_are_answered_before_torch_is_loaded(args, code, said):
+    program = (
+        "import sys; from vae_lightning.__main__ import main\n"
+        "try: main(sys.argv[1:])\n"
+        "finally: print('torch' in sys.modules)"
+    )
+    command = [sys.executable, "-c", program, *args]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert done.stdout == "False\n"
+
+
 def test_a_run_has_everything_in_one_folder(run):
     files = {str(path.relative_to(run.path)) for path in run.path.rglob("*") if path.is_file()}
     figures = {"samples", "reconstructions", "latents", "traversals"}

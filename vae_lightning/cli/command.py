@@ -20,6 +20,7 @@ from vae_lightning.cli import (
     error_messages,
     finders,
     init_from,
+    option_list,
     parser,
     paths,
     resume,
@@ -163,7 +164,7 @@ class Command(LightningCLI):
                 where = "the default configuration"
                 if self.checkpoint:
                     where = str(run_folders.folder_of(self.checkpoint) / "config.yaml")
-                raise UserError(f"{where}: {error_messages.unknown_option(name, names)}") from error
+                raise UserError(f"{where}: {option_list.unknown_option(name, names)}") from error
 
     def _parse(self, args: list[str]) -> Namespace:
         """Parse the command line.

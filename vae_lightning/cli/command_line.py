@@ -10,7 +10,8 @@ from vae_lightning import checkpoint
 from vae_lightning.checkpoint import Checkpoint
 from vae_lightning.cli.allowed_classes import import_paths_in, subclasses
 from vae_lightning.cli.bundled_configs import find_config
-from vae_lightning.cli.yaml_files import parse_yaml, read_yaml
+from vae_lightning.cli.typed_options import SPECIAL_CHECKPOINTS, Option, typed_options
+from vae_lightning.cli.yaml_files import is_inline, parse_yaml, read_yaml
 from vae_lightning.data import ImageData
 from vae_lightning.errors import UserError
 from vae_lightning.files import expand
@@ -29,21 +30,6 @@ _HELP_FLAGS = ("-h", "--help")
 
 _PATH_FLAGS = ("--ckpt_path", "--init_from", "--config", "-c")
 """Options whose values name files, and no classes."""
-
-
-@dataclass(frozen=True)
-class Option:
-    """An option as it was typed.
-
-    Attributes:
-        flag: Its name without ``+``, such as ``--model.beta``.
-        value: Its value, empty if there is none.
-        appends: Whether the value is appended to a list (``--trainer.callbacks+=``).
-    """
-
-    flag: str
-    value: str
-    appends: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,7 +79,7 @@ class CommandLine:
             UserError: If a file cannot be found or read, or an option has no meaning here.
         """
         command, *arguments = args
-        options = _options(arguments)
+        options = typed_options(arguments)
         _check_flags(command, options)
         _check_init_from(options)
         configs: list[ConfigFile] = []
@@ -179,19 +165,6 @@ class CommandLine:
         return {option.flag.rpartition(".")[2].lstrip("-") for option in self.options}
 
 
-def _options(arguments: Sequence[str]) -> tuple[Option, ...]:
-    options = []
-    for i, argument in enumerate(arguments):
-        if not argument.startswith("-") or not argument.lstrip("-")[:1].isalpha():
-            continue
-        flag, equals, value = argument.partition("=")
-        following = arguments[i + 1] if i + 1 < len(arguments) else ""
-        if not equals:
-            value = "" if following.startswith("--") else following
-        options.append(Option(flag.removesuffix("+"), value, flag.endswith("+")))
-    return tuple(options)
-
-
 def _check_flags(command: str, options: Sequence[Option]) -> None:
     """Refuse options that another command has, or that are taken from the data."""
     for option in options:
@@ -232,14 +205,14 @@ def _check_init_from(options: Sequence[Option]) -> None:
 
 
 def _read_config(value: str) -> ConfigFile:
-    if value.lstrip().startswith("{"):
+    if is_inline(value):
         return ConfigFile(None, parse_yaml(value, "--config"))
     path = find_config(value)
     return ConfigFile(path, read_yaml(path))
 
 
 def _read_checkpoint(path: str) -> Checkpoint:
-    if path in ("best", "last", "hpc"):
+    if path in SPECIAL_CHECKPOINTS:
         raise UserError(
             f"--ckpt_path {path} has no meaning in a new process: give the path of a file, "
             "runs/NAME/version_N/checkpoints/best.ckpt"
@@ -253,11 +226,8 @@ def _read_checkpoint(path: str) -> Checkpoint:
 
 
 def _refuse_without_checkpoint(command: str, options: Sequence[Option]) -> None:
-    typo = next((option.flag for option in options if option.flag.startswith("--ck")), None)
-    if typo == "--ckpt_path":
+    if any(option.flag == "--ckpt_path" for option in options):
         raise UserError("--ckpt_path needs the path of a checkpoint")
-    if typo:
-        raise UserError(f"no option '{typo}'; did you mean '--ckpt_path'?")
     raise UserError(
         f"vae {command} needs a trained model: give --ckpt_path "
         "runs/NAME/version_N/checkpoints/best.ckpt"

@@ -21,7 +21,8 @@ from vae_lightning.cli.allowed_classes import (
     subclasses,
 )
 from vae_lightning.cli.bundled_configs import find_config
-from vae_lightning.cli.command_line import LINKED, CommandLine, Option
+from vae_lightning.cli.command_line import LINKED, CommandLine
+from vae_lightning.cli.typed_options import Option
 from vae_lightning.cli.yaml_files import parse_value, read_yaml
 from vae_lightning.data import ImageData
 from vae_lightning.models.image_model import ImageModel

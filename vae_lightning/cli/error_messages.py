@@ -70,29 +70,6 @@ class Complaint:
         return found[1] if found else "this"
 
 
-_SHORT_NAMES = {
-    "lr": "optimizer.lr",
-    "learning_rate": "optimizer.lr",
-    "weight_decay": "optimizer.weight_decay",
-    "epochs": "trainer.max_epochs",
-    "num_epochs": "trainer.max_epochs",
-    "steps": "trainer.max_steps",
-    "gpus": "trainer.devices",
-    "bs": "data.batch_size",
-    "dataset": "data",
-    "data_dir": "data.root",
-    "workers": "data.num_workers",
-    "seed": "seed_everything",
-    "resume": "ckpt_path",
-    "checkpoint_path": "ckpt_path",
-    "out": "output_dir",
-    "z_dim": "model.latent_dim",
-}
-"""Options by the names that they have elsewhere."""
-
-_GROUPS = ("model", "data", "trainer", "optimizer")
-"""Groups of options, those that people mean most often first."""
-
 Match = re.Match[str]
 Rule = Callable[[Match, Complaint], str]
 
@@ -122,28 +99,6 @@ def explain(message: str, options: Collection[str] = ()) -> str:
     return _one_line(message)
 
 
-def unknown_option(name: str, options: Iterable[str]) -> str:
-    """Return the sentence about an option that does not exist."""
-    names = {*options}
-    groups = {option.partition(".")[0] for option in names}
-    arguments = (flag.removeprefix("--") for flag in option_list.read()["arguments"])
-    names |= {argument for argument in arguments if argument.partition(".")[0] in groups}
-    # Usual short names, and options that end in the name.
-    ends = [option for option in sorted(names) if option.rpartition(".")[2] == name]
-    short = _SHORT_NAMES.get(name)
-    if short and short.partition(".")[0] in groups:
-        ends = [short]
-    if ends:
-        return f"no option '{name}'; did you mean '{min(ends, key=_by_group)}'?"
-    return f"no option '{name}'{nearest(name, sorted(names))}"
-
-
-def _by_group(option: str) -> int:
-    """Return the place of an option among those with the same end."""
-    group = option.partition(".")[0]
-    return _GROUPS.index(group) if group in _GROUPS else len(_GROUPS)
-
-
 def _one_line(message: str) -> str:
     return " ".join(message.split())
 
@@ -155,7 +110,7 @@ def _unknown_option(match: Match, complaint: Complaint) -> str:
     name = match[1].lstrip("-").partition("=")[0]
     if not match[1].startswith("-") and "accept" not in match[0]:
         return f"'{name}' is not an option; a configuration is given as --config {name}"
-    return unknown_option(name, complaint.options)
+    return option_list.unknown_option(name, complaint.options)
 
 
 def _unknown_argument(match: Match, complaint: Complaint) -> str:

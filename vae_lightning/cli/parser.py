@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 import vae_lightning.distributions  # noqa: F401  its classes are found by their names
 from vae_lightning.cli.bundled_configs import find_config
 from vae_lightning.cli.command_line import LINKED
-from vae_lightning.cli.yaml_files import read_utf8
+from vae_lightning.cli.yaml_files import is_inline, read_utf8
 from vae_lightning.figures import FIGURES
 from vae_lightning.metrics import METRICS
 from vae_lightning.models.image_model import ImageModel
@@ -48,7 +48,7 @@ class ConfigAction(ActionConfigFile):  # type: ignore[misc]
         self, parser: Any, cfg: Any, values: str, option_string: str | None = None
     ) -> None:
         """Find the file and apply its text, which jsonargparse would not read as UTF-8."""
-        is_json = values.lstrip().startswith("{")
+        is_json = is_inline(values)
         text = values if is_json else read_utf8(find_config(values))
         super().__call__(parser, cfg, text, option_string)
 

@@ -20,6 +20,11 @@ _Loader.add_implicit_resolver(
 )
 
 
+def is_inline(value: str) -> bool:
+    """Return whether the value of ``--config`` holds the settings themselves, as JSON."""
+    return value.lstrip().startswith("{")
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a file of settings.
 
