@@ -39,7 +39,7 @@ def test_the_bottom_codes_see_the_top_codes_and_the_image_both(model, batch):
     expected = -model.likelihood.log_prob(params, batch.x)
     torch.testing.assert_close(terms.reconstruction, expected)
     for name in ("codebook", "commitment"):
-        both = getattr(top, name) + getattr(bottom, name)
+        both = getattr(top, f"{name}_loss") + getattr(bottom, f"{name}_loss")
         torch.testing.assert_close(getattr(terms, name), both)
     torch.testing.assert_close(
         model.objective(terms), expected + terms.codebook + 0.25 * terms.commitment
@@ -51,7 +51,7 @@ def test_the_bottom_codes_see_the_top_codes_and_the_image_both(model, batch):
 def test_gradients_of_the_bottom_level_pass_through_the_top_codes(model, batch):
     _, bottom = model.quantize(batch.x, condition_of(model, batch))
     gradients = torch.autograd.grad(
-        bottom.commitment.sum(), list(model.top_encoder.parameters()), allow_unused=True
+        bottom.commitment_loss.sum(), list(model.top_encoder.parameters()), allow_unused=True
     )
     assert any(gradient is not None and gradient.any() for gradient in gradients)
 

@@ -82,7 +82,7 @@ def test_the_codes_are_those_of_the_indices(name):
     assert out.indices.dtype == torch.int64
     assert 0 <= out.indices.min() <= out.indices.max() < q.codebook_size
     torch.testing.assert_close(q.lookup(out.indices), out.z_q, rtol=1e-5, atol=1e-5)
-    for term in (out.codebook, out.commitment):
+    for term in (out.codebook_loss, out.commitment_loss):
         assert term is None or term.shape == (4,)
 
 
@@ -178,7 +178,7 @@ def test_commitment_and_gradient_are_theirs(cosine):
     ours_in, theirs_in = (z_e.clone().requires_grad_() for _ in range(2))
     out = q(ours_in)
     codes, _, loss = theirs(as_images(theirs_in))
-    torch.testing.assert_close(out.commitment.sum() / z_e.numel(), loss.sum())
+    torch.testing.assert_close(out.commitment_loss.sum() / z_e.numel(), loss.sum())
     weights = torch.randn_like(z_e)
     (out.z_q * weights).sum().backward()
     (codes * as_images(weights)).sum().backward()
@@ -233,8 +233,8 @@ def test_reparameterized_codes_learn_without_losses_of_their_own():
     q = vector_quantizer(codebook_update="reparameterized", noise_variance=0.01).train()
     q.codebook.data = torch.randn(K, D)
     out = q(maps())
-    assert out.codebook is None
-    assert out.commitment is None
+    assert out.codebook_loss is None
+    assert out.commitment_loss is None
     exact = q.lookup(out.indices)
     assert 0 < (out.z_q - exact).abs().mean() < 0.5
     out.z_q.square().sum().backward()
@@ -279,7 +279,7 @@ def test_orthogonality_is_theirs():
     z_e = maps()
     *_, loss = theirs(as_images(z_e))
     out = q(z_e)
-    ours = out.commitment.sum() / z_e.numel() + out.regularizer
+    ours = out.commitment_loss.sum() / z_e.numel() + out.regularizer
     torch.testing.assert_close(ours, loss.sum())
     out.regularizer.backward()
     assert q.codebook.grad.abs().sum() > 0
@@ -342,12 +342,12 @@ def test_lfq_commitment_is_theirs():
     z_e = maps()
     *_, loss = theirs(z_e)
     out = LFQ(D, bits=D)(z_e)
-    torch.testing.assert_close(out.commitment.sum() / z_e.numel(), loss)
+    torch.testing.assert_close(out.commitment_loss.sum() / z_e.numel(), loss)
 
 
 def test_lfq_commitment_moves_the_encoder_to_the_signs():
     z_e = maps().requires_grad_()
-    LFQ(D, bits=D)(z_e).commitment.sum().backward()
+    LFQ(D, bits=D)(z_e).commitment_loss.sum().backward()
     torch.testing.assert_close(z_e.grad, 2 * (z_e - z_e.sign()).detach())
 
 
@@ -375,11 +375,11 @@ def test_the_entropy_of_certain_bits_is_finite_with_its_gradient():
 def test_sim_vq_starts_from_the_data_once(codebook_init):
     q = SimVQ(D, K, codebook_init=codebook_init)
     z_e = maps(n=16, scale=5.0) + 20
-    before = q.eval()(z_e).commitment.mean()
+    before = q.eval()(z_e).commitment_loss.mean()
     q.train()(z_e)
     assert q.transform.weight.equal(torch.eye(D))
     held = q.codebook.clone()
-    assert q.eval()(z_e).commitment.mean() < 0.2 * before
+    assert q.eval()(z_e).commitment_loss.mean() < 0.2 * before
     q.train()(z_e + 100)
     assert q.codebook.equal(held)
     again = SimVQ(D, K)
@@ -410,7 +410,7 @@ def test_sim_vq_is_theirs(rotation):
     out, (codes, indices, loss) = q(ours_in), theirs(theirs_in)
     assert out.indices.equal(indices)
     torch.testing.assert_close(out.z_q, codes)
-    ours = (out.codebook + 0.25 * out.commitment).sum() / z_e.numel()
+    ours = (out.codebook_loss + 0.25 * out.commitment_loss).sum() / z_e.numel()
     torch.testing.assert_close(ours, loss)
     weights = torch.randn_like(z_e)
     (ours + (out.z_q * weights).sum()).backward()
@@ -523,7 +523,7 @@ def test_a_linear_encoder_learns_with_every_kind():
         for _ in range(150):
             out = q(encoder(x))
             loss = (decoder(out.z_q) - x).square().flatten(1).sum(1)
-            for term in (out.codebook, out.commitment, out.regularizer):
+            for term in (out.codebook_loss, out.commitment_loss, out.regularizer):
                 loss = loss if term is None else loss + term
             optimizer.zero_grad()
             loss.mean().backward()
@@ -539,7 +539,7 @@ def test_codes_are_revived_before_the_backward_pass(kwargs):
     ).train()
     for _ in range(3):
         out = q(maps().requires_grad_())
-        loss = out.codebook.sum() + out.commitment.sum()
+        loss = out.codebook_loss.sum() + out.commitment_loss.sum()
         (loss if out.regularizer is None else loss + out.regularizer).backward()
     assert q.codebook.grad.isfinite().all()
 
@@ -604,7 +604,7 @@ def test_residual_losses_are_those_of_all_steps_and_the_gradient_that_of_the_sum
         for step in range(3):
             found.append(q.quantizers[3 * group + step](rest))
             rest = rest - found[-1].z_q
-    for name in ("codebook", "commitment", "regularizer"):
+    for name in ("codebook_loss", "commitment_loss", "regularizer"):
         total = sum(getattr(one, name) for one in found)
         torch.testing.assert_close(getattr(out, name), total)
     weights, vectors = torch.randn_like(z_e), z_e.detach().movedim(1, -1).requires_grad_()
@@ -618,7 +618,7 @@ def test_every_step_of_a_residual_quantizer_ties_the_encoder_to_its_code():
     q = made("residual").eval()
     z_e = maps().requires_grad_()
     out = q(z_e)
-    out.commitment.sum().backward()
+    out.commitment_loss.sum().backward()
     rest, expected = z_e.detach(), torch.zeros_like(z_e)
     for i in range(3):
         rest = rest - q.quantizers[i].lookup(out.indices[..., i]).detach()

@@ -36,9 +36,11 @@ def test_codebook_term_moves_only_codes_and_commitment_only_the_encoder():
     z_e = torch.randn(2, 3, 4, 4, requires_grad=True)
     out = q(z_e)
     of_codebook = torch.autograd.grad(
-        out.codebook.sum(), [z_e, q.codebook], retain_graph=True, allow_unused=True
+        out.codebook_loss.sum(), [z_e, q.codebook], retain_graph=True, allow_unused=True
     )
-    of_commitment = torch.autograd.grad(out.commitment.sum(), [z_e, q.codebook], allow_unused=True)
+    of_commitment = torch.autograd.grad(
+        out.commitment_loss.sum(), [z_e, q.codebook], allow_unused=True
+    )
     assert of_codebook[0] is None
     assert of_codebook[1].abs().sum() > 0
     assert of_commitment[0].abs().sum() > 0
@@ -50,9 +52,9 @@ def test_terms_are_summed_per_image():
     z_e = torch.randn(4, 3, 2, 2)
     out = q(z_e)
     expected = (z_e - q.codebook[out.indices].movedim(-1, 1)).square().sum((1, 2, 3))
-    torch.testing.assert_close(out.commitment, expected)
-    torch.testing.assert_close(out.codebook, expected)
-    torch.testing.assert_close(q(z_e[:1]).commitment, expected[:1])  # whatever the batch size
+    torch.testing.assert_close(out.commitment_loss, expected)
+    torch.testing.assert_close(out.codebook_loss, expected)
+    torch.testing.assert_close(q(z_e[:1]).commitment_loss, expected[:1])  # whatever the batch size
 
 
 def test_moving_average_of_the_paper():
@@ -178,7 +180,7 @@ def test_precision_does_not_matter():
     z_e = torch.randn(2, 3, 4, 4).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
         out = q(z_e)
-    assert out.z_q.dtype == out.commitment.dtype == torch.float32
+    assert out.z_q.dtype == out.commitment_loss.dtype == torch.float32
     assert out.indices.equal(q(z_e.float()).indices)
 
 

@@ -469,7 +469,7 @@ def _learn_from_few(rank, size, address, folder):
         z_e = torch.randn(1, 6, 2, 2, generator=torch.Generator().manual_seed(1))
         for images in (z_e, z_e, z_e[:0]):
             out = quantizer(images[rank::size].requires_grad_())
-            terms = [out.z_q, out.codebook, out.commitment, out.regularizer]
+            terms = [out.z_q, out.codebook_loss, out.commitment_loss, out.regularizer]
             loss = sum(term.sum() for term in terms if term is not None)
             if loss.requires_grad:
                 loss.backward()

@@ -98,8 +98,8 @@ class QuantizedModel(DiscreteModel, BaseVAE, ABC):
         params = self.likelihood_params(vectors[0] if len(vectors) == 1 else vectors, condition)
         return VQTerms(
             -self.likelihood.log_prob(params, x),
-            total_of([level.codebook for level in levels]),
-            total_of([level.commitment for level in levels]),
+            total_of([level.codebook_loss for level in levels]),
+            total_of([level.commitment_loss for level in levels]),
             total_of([level.regularizer for level in levels]),
             self.by_codebook(tuple(level.indices for level in levels)),
         )

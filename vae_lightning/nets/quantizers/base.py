@@ -19,18 +19,18 @@ class Quantized(NamedTuple):
         z_q: The codes, (B, D, h, w), with a gradient to the input.
         indices: Indices of the codes, int64, (B, h, w), or (B, h, w, depth) for several codes per
             position.
-        codebook: Codebook loss ||sg[z_e] - e||^2 summed over the map, (B,), which moves the codes
-            toward the encoder's output; None where codes are not learned by a loss.
-        commitment: Commitment loss ||z_e - sg[e]||^2 summed over the map, (B,), which moves the
-            encoder's output toward the codes; None if the quantizer has no such loss.
+        codebook_loss: ||sg[z_e] - e||^2 summed over the map, (B,), which moves the codes toward the
+            encoder's output; None where codes are not learned by a loss.
+        commitment_loss: ||z_e - sg[e]||^2 summed over the map, (B,), which moves the encoder's
+            output toward the codes; None if the quantizer has no such loss.
         regularizer: Additional terms of the quantizer, already weighted, (B,) or (); None if there
             are none.
     """
 
     z_q: Tensor
     indices: Tensor
-    codebook: Tensor | None = None
-    commitment: Tensor | None = None
+    codebook_loss: Tensor | None = None
+    commitment_loss: Tensor | None = None
     regularizer: Tensor | None = None
 
 

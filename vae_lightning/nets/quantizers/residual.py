@@ -107,8 +107,8 @@ class ResidualQuantizer(Quantizer):
             # Once for the sum: the gradients of the steps would add up.
             pass_gradient(vectors, z_q, self.gradient),
             torch.stack([one.indices for one in found], -1),
-            total_of([one.codebook for one in found]),
-            total_of([one.commitment for one in found]),
+            total_of([one.codebook_loss for one in found]),
+            total_of([one.commitment_loss for one in found]),
             total_of([one.regularizer for one in found]),
         )
 
