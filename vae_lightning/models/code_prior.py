@@ -172,6 +172,11 @@ class CodePrior(CodeModel):
         """See `DiscreteModel.level_sizes`."""
         return self.autoencoder.level_sizes
 
+    @property
+    def level_names(self) -> tuple[str, ...]:
+        """See `DiscreteModel.level_names`."""
+        return self.autoencoder.level_names
+
     def codes(self, x: Tensor, condition: Tensor | None) -> tuple[Tensor, ...]:
         """See `DiscreteModel.codes`; in evaluation mode and in full precision, always."""
         with self.autoencoder.inference(), without_autocast(x):
@@ -186,10 +191,9 @@ class CodePrior(CodeModel):
         return self.autoencoder.likelihood_params(z, self._seen(condition))
 
     def encode(self, x: Tensor, condition: Tensor | None) -> dict[str, Tensor]:
-        """Return the codes, and their -log p in nats as ``code_nll``."""
+        """Return the codes as `named_codes` does, and their -log p in nats as ``code_nll``."""
         levels = self.codes(x, condition)
-        nll = self.code_nll(levels, condition)
-        return {**self.autoencoder.encode(x, self._seen(condition)), "code_nll": nll}
+        return {**self.named_codes(levels), "code_nll": self.code_nll(levels, condition)}
 
     # The prior
 
@@ -256,7 +260,7 @@ class CodePrior(CodeModel):
         if not self.training and x.is_floating_point():
             reconstruction = self._reconstruction(x, levels, condition)
         indices = self.by_codebook(levels)
-        by_level = dict(zip(self.autoencoder.level_names, parts, strict=True))
+        by_level = dict(zip(self.level_names, parts, strict=True))
         return CodePriorTerms(torch.stack(parts).sum(0), by_level, reconstruction, indices)
 
     def _check_weights(self) -> None:

@@ -184,10 +184,6 @@ class DVAE(DiscreteModel, CategoricalVAE):
         """Return the parameters of p(x|z) for vectors of `codebooks`, (B, embedding_dim, h, w)."""
         return cast(_CodesDecoder, self.decoder).decode(vectors, condition)
 
-    def encode(self, x: Tensor, condition: Tensor | None) -> dict[str, Tensor]:
-        """Return ``codes``: the most probable codes, int64, (B, h, w)."""
-        return {"codes": self.codes(x, condition)[0]}
-
 
 def _map_shape(
     encoder: Callable[[ImageShape, int, int], Encoder],

@@ -97,8 +97,21 @@ class DiscreteModel(GenerativeModel, ABC):
 
     @property
     def level_names(self) -> tuple[str, ...]:
-        """Names of the levels, for the terms of a prior."""
-        return tuple(str(i) for i in range(len(self.level_sizes)))
+        """Names of the levels; "" for a single one."""
+        names = tuple(str(i) for i in range(len(self.level_sizes)))
+        return names if len(names) > 1 else ("",)
+
+    def encode(self, x: Tensor, condition: Tensor | None) -> dict[str, Tensor]:
+        """See `GenerativeModel.encode`; returns what `named_codes` does."""
+        return self.named_codes(self.codes(x, condition))
+
+    def named_codes(self, levels: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        """Return codes by level as ``codes``, or as ``codes_LEVEL`` for several levels.
+
+        Each is int64, (B, h, w), or (B, h, w, depth) for several codes at each position.
+        """
+        names = ("_".join(filter(None, ("codes", level))) for level in self.level_names)
+        return dict(zip(names, levels, strict=True))
 
     def encode_indices(self, x: Tensor, label: Labels = None) -> Codes:
         """Return the code indices of images (B, C, H, W)."""

@@ -166,11 +166,3 @@ class QuantizedModel(DiscreteModel, BaseVAE, ABC):
         """See `DiscreteModel.lookup`."""
         pairs = zip(self.quantizers.values(), codes, strict=False)
         return tuple(quantizer.lookup(level) for quantizer, level in pairs)
-
-    def encode(self, x: Tensor, condition: Tensor | None) -> dict[str, Tensor]:
-        """Return the codes, int64, as ``codes``, or as ``codes_LEVEL`` for several levels.
-
-        Each is (B, h, w), or (B, h, w, depth) for several codes at each position.
-        """
-        names = ("_".join(filter(None, ("codes", level))) for level in self.quantizers)
-        return dict(zip(names, self.codes(x, condition), strict=True))
