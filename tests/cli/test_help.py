@@ -11,7 +11,9 @@ import sys
 import time
 
 import pytest
+from jsonargparse import ArgumentParser
 
+import vae_lightning
 from vae_lightning.__main__ import COMMANDS, main
 from vae_lightning.cli import class_list, collect_options, completion, option_list, short_help
 from vae_lightning.cli.bundled_configs import find_config
@@ -32,6 +34,14 @@ def test_the_list_of_options_is_that_of_the_parsers():
         ours = {flag: entry for flag, entry in options.items() if "--trainer" not in flag}
         now = found["options"][command]
         assert ours == {f: e for f, e in now.items() if "--trainer" not in f}, command
+
+
+@pytest.mark.parametrize("name", option_list.read()["classes"]["--model"])
+def test_the_parser_finds_what_a_model_takes_from_the_data(name):
+    parser = ArgumentParser()
+    parser.add_class_arguments(getattr(vae_lightning, name), "model")
+    found = parser.get_defaults().model
+    assert (found.image_shape, found.num_classes, found.bounded) == ((1, 28, 28), 0, True)
 
 
 @pytest.mark.parametrize("command", LIGHTNING)

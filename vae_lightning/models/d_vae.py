@@ -113,6 +113,9 @@ class DVAE(DiscreteModel, CategoricalVAE):
         encoder: Network from images to a map of ``codebook_size`` channels.
         decoder: Network from a map of ``embedding_dim`` channels to the parameters of the
             likelihood.
+        image_shape: (C, H, W) of the images. The command line takes it from the data.
+        num_classes: Number of classes of the data, 0 without labels. Taken from the data, too.
+        conditional: Whether the model sees the class of each image.
         **kwargs: See `CategoricalVAE`, without ``num_variables`` and ``num_categories``.
 
     Raises:
@@ -125,6 +128,9 @@ class DVAE(DiscreteModel, CategoricalVAE):
         embedding_dim: int = 64,
         encoder: Callable[[ImageShape, int, int], Encoder] = ResidualEncoder,
         decoder: Callable[[ImageShape, int, int], Decoder] = ResidualDecoder,
+        image_shape: ImageShape = (1, 28, 28),
+        num_classes: int = 0,
+        conditional: bool = False,
         **kwargs: Any,
     ) -> None:
         if codebook_size < 2 or embedding_dim < 1:
@@ -132,10 +138,9 @@ class DVAE(DiscreteModel, CategoricalVAE):
                 "codebook_size must be at least 2 and embedding_dim positive, got "
                 f"{codebook_size} and {embedding_dim}"
             )
-        shape = kwargs.get("image_shape", (1, 28, 28))
-        conditional = kwargs.get("conditional", False)
-        classes = kwargs.get("num_classes", 0) if conditional else 0
-        height, width = _map_shape(encoder, tuple(shape), codebook_size, classes)
+        cond_features = num_classes if conditional else 0
+        shape = (image_shape[0], image_shape[1], image_shape[2])  # a list in a checkpoint
+        height, width = _map_shape(encoder, shape, codebook_size, cond_features)
         super().__init__(
             num_variables=height * width,
             num_categories=codebook_size,
@@ -147,6 +152,9 @@ class DVAE(DiscreteModel, CategoricalVAE):
                 embedding_dim=embedding_dim,
                 map_shape=(height, width),
             ),
+            image_shape=image_shape,
+            num_classes=num_classes,
+            conditional=conditional,
             **kwargs,
         )
         self.map_shape = height, width
@@ -154,7 +162,8 @@ class DVAE(DiscreteModel, CategoricalVAE):
     @property
     def capabilities(self) -> frozenset[Capability]:
         """See `ImageModel.capabilities`."""
-        return super().capabilities | {Capability.CODEBOOK}
+        without = {Capability.TRAVERSABLE}  # hundreds of values at every position
+        return (super().capabilities - without) | {Capability.CODEBOOK}
 
     @property
     def codebooks(self) -> dict[str, Tensor]:
