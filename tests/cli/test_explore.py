@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 import vae_lightning
+from vae_lightning import plotting
 from vae_lightning.__main__ import EXPLORE, main
 
 SMALL = [
@@ -199,11 +200,30 @@ def test_a_file_with_the_samples_of_a_class(trained, folder):
     assert np.array_equal(x, expected.numpy())
 
 
-def test_one_row_per_class(trained, folder):
-    main(["sample", *ckpt(trained, "cvae"), "--n=12", "--out=results"])
-    with np.load("results/samples.npz") as arrays:  # two images in a row, not one and a bit
-        assert arrays["label"].tolist() == [i // 2 for i in range(20)]
-    assert len(list((folder / "results/images").glob("*.png"))) == 20
+@pytest.mark.parametrize(
+    ("options", "n"),
+    [
+        ([], 70),  # full rows of classes
+        (["--n=20"], 20),
+        (["--n=12"], 12),
+    ],
+)
+def test_all_classes_in_turn(trained, folder, monkeypatch, options, n):
+    grids, draw = [], plotting.class_grid
+
+    def class_grid(images, *args, **kwargs):
+        grids.append(images)
+        return draw(images, *args, **kwargs)
+
+    monkeypatch.setattr(plotting, "class_grid", class_grid)
+    main(["sample", *ckpt(trained, "cvae"), *options, "--out=results"])
+    with np.load("results/samples.npz") as arrays:
+        x, label = arrays["x"], arrays["label"]
+    assert label.tolist() == [i % 10 for i in range(n)]
+    assert len(list((folder / "results/images").glob("*.png"))) == n
+    assert len(grids) == (n % 10 == 0)
+    for grid in grids:
+        assert np.array_equal(grid[3].numpy(), x[label == 3])
 
 
 # Items
@@ -453,6 +473,9 @@ WRONG = [
     ("sample", "cvae", ["--label=10"], 1, "there is no class '10'"),
     ("sample", "vae", ["--n=0"], 2, "expected a positive integer, got '0'"),
     ("sample", "vae", ["--temperature=-1"], 1, "temperature must be positive"),
+    ("sample", "vae", ["--top_k=3"], 1, "and this VAE has none: leave them out"),
+    ("sample", "vq", ["--density=gmm"], 1, "and this VQVAE has none: leave it out"),
+    ("sample", "vq", ["--top_k=3"], 1, "vae fit --config vq_prior"),
     ("sample", "vae", ["--m=3"], 2, "unrecognized arguments: --m=3"),
     ("sample", "vae", ["--device=tpu9"], 1, "--device tpu9 cannot be used here"),
     ("traverse", "vae", ["--dimensions", "4"], 1, "there is no latent dimension 4: give 0..3"),

@@ -194,13 +194,20 @@ def traversals(
 
 
 @styled
-def class_grid(images: Tensor, class_names: Sequence[str], *, title: str = "") -> Figure:
+def class_grid(
+    images: Tensor,
+    class_names: Sequence[str],
+    *,
+    title: str = "",
+    x_label: str = "one style per column",
+) -> Figure:
     """Draw one row per class and one column per style.
 
     Args:
         images: Images in [0, 1] of K classes in S styles each, (K, S, C, H, W).
         class_names: The K names, written on the left of the rows.
         title: Title of the figure.
+        x_label: What the columns are, below them.
 
     Returns:
         The figure.
@@ -217,7 +224,7 @@ def class_grid(images: Tensor, class_names: Sequence[str], *, title: str = "") -
     images = check_images("class_grid", "images", images, "K S C H W")
     check_length("class_grid", "class_names", class_names, images.shape[0], "row")
     labels = class_labels(class_names)
-    return draw_labeled_rows(images, labels, title=title, x_label="one style per column")
+    return draw_labeled_rows(images, labels, title=title, x_label=x_label)
 
 
 @styled

@@ -15,7 +15,10 @@ from vae_lightning.errors import UserError
 from vae_lightning.explore import frechet
 from vae_lightning.explore.densities import DENSITIES, LatentDensity, load_density
 from vae_lightning.models.capabilities import Capability
+from vae_lightning.models.inference import GenerativeModel
 from vae_lightning.models.loading import load_classifier
+
+_NUMBER = 64
 
 
 def parser() -> Parser:
@@ -28,11 +31,10 @@ def parser() -> Parser:
     made.add_argument(
         "--n",
         type=positive,
-        default=64,
-        help="number of images (64), or more to fill rows of classes",
+        help="number of images (64, or more to fill rows of classes)",
     )
     made.add_argument(
-        "--label", metavar="CLASS", help="of a conditional model; by default one row per class"
+        "--label", metavar="CLASS", help="of a conditional model; by default all classes in turn"
     )
     made.add_argument(
         "--temperature",
@@ -67,13 +69,14 @@ def run(options: argparse.Namespace) -> None:
     """Draw the images, and write a picture, an array and single files."""
     trained = Trained.load(options)
     model = trained.model
+    _refuse_options(options, model)
     label: int | torch.Tensor | None = trained.label(options.label)
-    n, names = options.n, trained.class_names
-    by_class = model.conditional and label is None
-    if by_class:
-        columns = -(-n // len(names))
-        label = torch.arange(len(names)).repeat_interleave(columns)
-        n = len(label)
+    names = trained.class_names
+    n, all_classes = options.n or _NUMBER, model.conditional and label is None
+    if all_classes:
+        if options.n is None:
+            n = -(-n // len(names)) * len(names)
+        label = model.cycle_labels(n)
     suffixes = (".png", ".npz", ".csv") if trained.columns else (".png", ".npz")
     outputs = Outputs(options, trained.held, "sample", suffixes)
     how = {
@@ -88,6 +91,10 @@ def run(options: argparse.Namespace) -> None:
     if model.has(Capability.CODE_PRIOR) and options.density is None:
         images, codes, nll = explore.sample_codes(model, n, label, **how)
         arrays = _codes(codes, nll)
+        spread = f" \N{PLUS-MINUS SIGN} {nll.std().item() / n**0.5:.2f}" if n > 1 else ""
+        unchanged = (options.temperature, options.top_k, options.top_p) == (1, None, None)
+        of_what = "" if unchanged else ", by the prior without temperature and truncation"
+        print(f"Codes of the samples: {nll.mean().item():.2f}{spread} nats per image{of_what}")
     else:
         images = explore.sample(model, n, label, density=_density(options, trained), **how)
     if options.classifier is not None:
@@ -97,9 +104,9 @@ def run(options: argparse.Namespace) -> None:
         title += f", latents from {Path(options.density).name}"
     if options.label is not None:
         title += f", class {options.label}"
-    if by_class:
-        grid = model.to_picture(images).unflatten(0, (len(names), columns))
-        outputs.figure("samples", plotting.class_grid(grid, names, title=title))
+    if all_classes and n % len(names) == 0:
+        grid = model.to_picture(images).unflatten(0, (-1, len(names))).transpose(0, 1)
+        outputs.figure("samples", plotting.class_grid(grid, names, title=title, x_label=""))
     else:
         outputs.figure("samples", plotting.image_grid(model.to_picture(images), title=title))
     arrays = {"x": model.to_items(images), **arrays}
@@ -113,11 +120,30 @@ def run(options: argparse.Namespace) -> None:
     outputs.report()
 
 
+def _refuse_options(options: argparse.Namespace, model: GenerativeModel) -> None:
+    """Refuse options that do not apply to the model.
+
+    Raises:
+        MissingCapabilityError: If the model has no prior to sample from.
+        UserError: If an option is for other models.
+    """
+    name = type(model).__name__
+    if options.density is None:
+        model.require(Capability.SAMPLES)
+    truncates = options.top_k is not None or options.top_p is not None
+    if truncates and not model.has(Capability.CODE_PRIOR):
+        raise UserError(
+            f"--top_k and --top_p are for a prior over codes, and this {name} has none: leave "
+            "them out"
+        )
+    if options.density is not None and not model.has(Capability.CONTINUOUS_LATENT):
+        raise UserError(
+            f"--density is for continuous latent vectors, and this {name} has none: leave it out"
+        )
+
+
 def _codes(codes: tuple[torch.Tensor, ...], nll: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return the codes of samples by name, and print how probable they are."""
-    n = len(nll)
-    spread = f" \N{PLUS-MINUS SIGN} {nll.std().item() / n**0.5:.2f}" if n > 1 else ""
-    print(f"Codes of the samples: {nll.mean().item():.2f}{spread} nats per image")
+    """Return the codes of samples, and their -log p, by name."""
     names = ["codes"] if len(codes) == 1 else [f"codes_{i}" for i in range(len(codes))]
     return {**dict(zip(names, codes, strict=True)), "code_nll": nll}
 
