@@ -289,6 +289,26 @@ def test_the_class_matters_and_is_the_one_asked_for():
 
 
 @pytest.mark.parametrize("name", ["vq", "vq2"])
+def test_codes_need_no_class_if_the_autoencoder_sees_none(name):
+    made = autoencoder(name)
+    prior = prior_of(made, conditional=True)
+    x = torch.rand(3, 1, 8, 8)
+    codes = made.encode_indices(x)
+    for label in (None, 2):
+        torch.testing.assert_close(prior.encode_indices(x, label), codes)
+        torch.testing.assert_close(prior.embed(x, label), made.embed(x))
+        assert prior.decode_indices(codes, label).equal(made.decode_indices(codes))
+        assert prior.reconstruct(x, label).equal(made.reconstruct(x))
+    for label in (9, [0, 1], "cat"):
+        with pytest.raises(ValueError, match="label"):
+            prior.reconstruct(x, label)
+    with pytest.raises(ValueError, match="is not conditional"):
+        prior_of(made).decode_indices(codes, 2)
+    with pytest.raises(ValueError, match=r"is conditional: give the classes .* \(3, 4\), or use"):
+        prior.sample_codes(3)
+
+
+@pytest.mark.parametrize("name", ["vq", "vq2"])
 def test_draws_are_the_same_under_autocast(name):
     prior = prior_of(autoencoder(name))
     exact = prior.sample_codes(200, None, torch.Generator().manual_seed(0))

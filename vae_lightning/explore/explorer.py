@@ -24,7 +24,7 @@ from vae_lightning.explore.traversal import dimension_use
 from vae_lightning.models.capabilities import Capability
 from vae_lightning.models.code_prior import CodePrior
 from vae_lightning.models.d_vae import DVAE
-from vae_lightning.models.discrete import DiscreteModel
+from vae_lightning.models.discrete import CodeModel, DiscreteModel
 from vae_lightning.models.hierarchy import Hierarchy
 from vae_lightning.models.image_model import Labels
 from vae_lightning.models.inference import GenerativeModel
@@ -181,8 +181,8 @@ def explorer(
     if model.to_device_dtype(x[:1]).dtype != torch.float32:
         model = copy.deepcopy(model).float()
     title = title or type(model).__name__
-    prior = model if isinstance(model, CodePrior) else None
-    model = model if prior is None else prior.autoencoder
+    prior = model if isinstance(model, CodeModel) else None
+    model = model.autoencoder if isinstance(model, CodePrior) else model
     with model.inference():
         space = _space(model, x, y, seed, prior)
         first = y[:1] if y is not None else None
@@ -258,7 +258,7 @@ def _described(space: _Space) -> str:
 
 
 def _space(
-    model: GenerativeModel, x: Tensor, y: Tensor | None, seed: int, prior: CodePrior | None
+    model: GenerativeModel, x: Tensor, y: Tensor | None, seed: int, prior: CodeModel | None
 ) -> _Space:
     """Return the latents of images, and what the page needs to know about them."""
     if isinstance(model, DiscreteModel):
@@ -376,7 +376,7 @@ def _has_nearest_codes(model: DiscreteModel) -> bool:
 
 
 def _codes(
-    model: DiscreteModel, x: Tensor, y: Tensor | None, seed: int, prior: CodePrior | None
+    model: DiscreteModel, x: Tensor, y: Tensor | None, seed: int, prior: CodeModel | None
 ) -> _Space:
     """Return the codes of maps, and samples of them from a prior."""
     maps = model.code_maps

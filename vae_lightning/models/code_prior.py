@@ -18,7 +18,7 @@ from vae_lightning.files import expand
 from vae_lightning.functional import without_autocast
 from vae_lightning.models.capabilities import Capability
 from vae_lightning.models.discrete import CodeModel, DiscreteModel, flatten_codes, unflatten_codes
-from vae_lightning.models.image_model import ObjectiveTerms
+from vae_lightning.models.image_model import Labels, ObjectiveTerms
 from vae_lightning.models.loading import build, load
 from vae_lightning.nets.code_networks import CausalTransformer, CodeNetwork, MapShape, draw_codes
 from vae_lightning.randomness import Noise
@@ -153,9 +153,7 @@ class CodePrior(CodeModel):
     @property
     def capabilities(self) -> frozenset[Capability]:
         """See `ImageModel.capabilities`."""
-        generates = {Capability.CODE_PRIOR, Capability.SAMPLES, Capability.DENSITY}
-        condition = {Capability.CONDITIONAL} if self.conditional else set()
-        return frozenset({Capability.CODEBOOK} | generates | condition)
+        return super().capabilities | {Capability.DENSITY}
 
     @property
     def codebooks(self) -> dict[str, Tensor]:
@@ -185,6 +183,12 @@ class CodePrior(CodeModel):
     def lookup(self, codes: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """See `DiscreteModel.lookup`."""
         return self.autoencoder.lookup(codes)
+
+    def network_condition(self, label: Labels, n: int) -> Tensor | None:
+        """See `GenerativeModel.network_condition`; labels are needed if the autoencoder does."""
+        if label is None and not self.autoencoder.conditional:
+            return None
+        return self.encode_labels(label, n)
 
     def likelihood_params(self, z: Latents, condition: Tensor | None) -> Tensor:
         """See `GenerativeModel.likelihood_params`."""
@@ -308,7 +312,17 @@ class CodePrior(CodeModel):
         generator: torch.Generator | None = None,
         truncation: Truncation | None = None,
     ) -> tuple[Tensor, ...]:
-        """See `CodeModel.sample_codes`."""
+        """See `CodeModel.sample_codes`.
+
+        Raises:
+            ValueError: If the model is conditional and there is not one condition per image.
+        """
+        if self.conditional and (condition is None or len(condition) != n):
+            raise ValueError(
+                f"this {type(self).__name__} is conditional: give the classes as one-hot vectors, "
+                f"({n}, {self.num_classes}), or use vae_lightning.explore.sample_codes, which "
+                "takes labels"
+            )
         sizes = [one.length for one in self.code_maps]
         uniform = torch.rand(n, sum(sizes), dtype=torch.float64, generator=generator)
         drawn = []
@@ -337,13 +351,6 @@ class CodePrior(CodeModel):
             )
             levels = *levels, codes.unflatten(1, one.dims)
         return levels
-
-    def sample_latents(
-        self, n: int, condition: Tensor | None, generator: torch.Generator | None
-    ) -> Latents:
-        """See `GenerativeModel.sample_latents`."""
-        vectors = self.lookup(self.sample_codes(n, condition, generator))
-        return vectors[0] if len(vectors) == 1 else vectors
 
 
 def _autoencoder(given: Any) -> tuple[DiscreteModel, bool, dict[str, Any] | None]:

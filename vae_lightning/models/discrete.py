@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vae_lightning.distributions.posteriors import Latents
+from vae_lightning.models.capabilities import Capability
 from vae_lightning.models.image_model import Labels
 from vae_lightning.models.inference import Codes, GenerativeModel
 from vae_lightning.truncation import Truncation
@@ -82,7 +83,7 @@ class DiscreteModel(GenerativeModel, ABC):
         """Return the vectors of the codes of images, (B, D, h, w); a tuple for several levels."""
         self.check_images(x)
         with self.inference():
-            vectors = self.lookup(self.codes(x, self.encode_labels(label, len(x))))
+            vectors = self.lookup(self.codes(x, self.network_condition(label, len(x))))
         return vectors[0] if len(vectors) == 1 else vectors
 
     def by_codebook(self, levels: tuple[Tensor, ...]) -> dict[str, Tensor]:
@@ -117,7 +118,7 @@ class DiscreteModel(GenerativeModel, ABC):
         """Return the code indices of images (B, C, H, W)."""
         self.check_images(x)
         with self.inference():
-            codes = self.codes(x, self.encode_labels(label, len(x)))
+            codes = self.codes(x, self.network_condition(label, len(x)))
         return codes[0] if len(codes) == 1 else codes
 
     def decode_indices(self, indices: Codes, label: Labels = None) -> Tensor:
@@ -166,6 +167,13 @@ class CodeModel(DiscreteModel, ABC):
         **kwargs: See `GenerativeModel`.
     """
 
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """See `ImageModel.capabilities`."""
+        condition = {Capability.CONDITIONAL} if self.conditional else set()
+        generates = {Capability.CODE_PRIOR, Capability.SAMPLES}
+        return frozenset({Capability.CODEBOOK} | generates | condition)
+
     @abstractmethod
     def level_nll(self, levels: tuple[Tensor, ...], condition: Tensor | None) -> tuple[Tensor, ...]:
         """Return -log p(codes of a level | levels above) in nats by level, each (B,).
@@ -198,6 +206,13 @@ class CodeModel(DiscreteModel, ABC):
     def code_nll(self, levels: tuple[Tensor, ...], condition: Tensor | None) -> Tensor:
         """Return -log p(codes of all levels) in nats, (B,); see `level_nll`."""
         return torch.stack(self.level_nll(levels, condition)).sum(0)
+
+    def sample_latents(
+        self, n: int, condition: Tensor | None, generator: torch.Generator | None
+    ) -> Latents:
+        """See `GenerativeModel.sample_latents`."""
+        vectors = self.lookup(self.sample_codes(n, condition, generator))
+        return vectors[0] if len(vectors) == 1 else vectors
 
 
 def flatten_codes(levels: tuple[Tensor, ...]) -> Tensor:

@@ -122,7 +122,14 @@ class GenerativeModel(ImageModel, ABC):
         """
         n = len(z) if isinstance(z, Tensor) else len(z[0])
         with self.inference():
-            return self.mean_image(self.likelihood_params(z, self.encode_labels(label, n)))
+            return self.mean_image(self.likelihood_params(z, self.network_condition(label, n)))
+
+    def network_condition(self, label: Labels, n: int) -> Tensor | None:
+        """Return the labels of ``n`` images as encoder and decoder see them; None for no classes.
+
+        See `ImageModel.encode_labels`.
+        """
+        return self.encode_labels(label, n)
 
     def mean_image(self, params: Tensor) -> Tensor:
         """Return the mean of p(x|z), given what the decoder returned; clipped to bounded data."""
