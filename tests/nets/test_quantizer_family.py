@@ -495,6 +495,7 @@ def test_the_gradient_of_a_residual_quantizer_passes_once():
         ),
         (lambda: FSQ(4, levels=(8.5, 4)), "levels must be integers"),
         (lambda: vector_quantizer(orthogonality=1.0), "has no effect on moving averages"),
+        (lambda: FSQ(4)(torch.zeros(2, 3, 7, 7)), r"embedding_dim 4 in .* got \(2, 3, 7, 7\)"),
         (
             lambda: ResidualQuantizer(
                 4, quantizer=functools.partial(VectorQuantizer, similarity="cosine")

@@ -70,7 +70,15 @@ class Quantizer(nn.Module, ABC):
 
         Args:
             z_e: Output of the encoder, (B, D, h, w).
+
+        Raises:
+            ValueError: If it does not have D channels.
         """
+        if z_e.ndim < 2 or z_e.shape[1] != self.embedding_dim:
+            raise ValueError(
+                f"{type(self).__name__}: expected vectors of embedding_dim {self.embedding_dim} in "
+                f"a tensor (B, {self.embedding_dim}, h, w), got {tuple(z_e.shape)}"
+            )
         with without_autocast(z_e):
             quantized = self.quantize(z_e.float().movedim(1, -1))
         return quantized._replace(z_q=quantized.z_q.movedim(-1, 1))
