@@ -1,6 +1,7 @@
 """A training from its first line on the screen to its last, however it ends."""
 
 import contextlib
+import math
 import shlex
 import sys
 import time
@@ -19,6 +20,7 @@ from vae_lightning.data import ImageData
 from vae_lightning.errors import NonFinite, UserError, writing
 from vae_lightning.figures import history
 from vae_lightning.files import atomic_write_text
+from vae_lightning.models.capabilities import Capability
 from vae_lightning.settings import Configurable, class_path
 from vae_lightning.training import compat, cpu, ending, slurm
 from vae_lightning.training.best_checkpoint import BestCheckpoint
@@ -28,7 +30,16 @@ from vae_lightning.training.module import LitVAE
 from vae_lightning.training.signals import LISTENER, REQUEUE
 
 _RISE = 0.1
-"""Rise of the validation loss since its minimum, relative to it, from which on it is said."""
+"""Rise of the validation loss since its minimum, relative to it, above which a note is printed."""
+
+_SINCE = 3
+"""Number of validations since the minimum that the note needs."""
+
+_FEW_CODES = 0.1
+"""Share of the codes in use below which a note is printed."""
+
+_USES = 3
+"""Number of positions for each code that the note needs."""
 
 
 class TrainingRun:
@@ -220,18 +231,39 @@ class TrainingRun:
         """Return a sentence if the validation loss has risen for long; empty if it has not."""
         callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
         best = next((c for c in callbacks if isinstance(c, BestCheckpoint)), None)
-        result = self.module.results.get("val/loss")
         if self.module.model.critic is not None:  # whose losses do not measure quality
             return ""
-        if best is None or best.monitor != "val/loss" or not best.best_model_score or not result:
+        if best is None or best.monitor != "val/loss" or best.best_model_score is None:
             return ""
+        _, values = history.read_losses(self.folder.path).get("val/loss", ((), (math.inf,)))
+        since = len(values) - 1 - values.index(min(values))
         lowest = float(best.best_model_score)
-        if not result.value - lowest > _RISE * abs(lowest):
+        if since < _SINCE or not values[-1] - lowest > _RISE * abs(lowest):
             return ""
         return (
             f"best.ckpt has a validation loss of {lowest:.4f}, which has risen since: a shorter "
             "training, a smaller model or more data will do better"
         )
+
+    def _unused_codes(self) -> str:
+        """Return a sentence if few codes are used; empty if not, or for codes learned before."""
+        model, results = self.module.model, self.module.results
+        if model.has(Capability.CODE_PRIOR):
+            return ""
+        for name, size in model.codebook_sizes.items():
+            prefix = f"val/{name}_" if name else "val/"
+            used, bits = results.get(f"{prefix}codes_used"), results.get(f"{prefix}code_bits")
+            images = results["val/loss"].images if "val/loss" in results else None
+            if used is None or bits is None or not images:
+                continue
+            positions = images * bits.value / math.log2(size)
+            if used.value < _FEW_CODES and positions > _USES * size:
+                of_what = f" of codebook {name}" * bool(name)
+                return (
+                    f"only {round(used.value * size)} of {size} codes{of_what} are used: train "
+                    "longer, or choose fewer codes"
+                )
+        return ""
 
     def _summarize(self, seconds: float) -> None:
         """Print the key numbers, where everything is, and what to type next."""
@@ -250,8 +282,8 @@ class TrainingRun:
         if self.module.results:
             print("On the validation images:", *report.lines(self.module), sep="\n")
         print(f"Run folder:  {short(self.folder.path)}")
-        if better := self._earlier_best():
-            print(f"Note:        {better}")
+        for note in filter(None, (self._earlier_best(), self._unused_codes())):
+            print(f"Note:        {note}")
         if best := self._best():
             inside = best.is_relative_to(folder := self.folder.path.absolute())
             run_notes.add(folder, best=str(best.relative_to(folder) if inside else best))

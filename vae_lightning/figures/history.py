@@ -34,9 +34,19 @@ def draw_losses(folder: Path) -> Path | None:
 
 def losses(folder: Path) -> matplotlib.figure.Figure | None:
     """Return a figure of the losses in ``metrics.csv``, None if fewer than two were logged."""
+    series = read_losses(folder)
+    if max((len(steps) for steps, _ in series.values()), default=0) < 2:
+        return None
+    return plotting.curves(
+        series, x_label="step", y_label="loss, as trained on", title="Losses of the training"
+    )
+
+
+def read_losses(folder: Path) -> dict[str, tuple[tuple[float, ...], tuple[float, ...]]]:
+    """Return the steps and the finite values of each loss in ``metrics.csv``, by its name."""
     log = folder / "metrics.csv"
     if not log.is_file():
-        return None
+        return {}
     with log.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     series = {}
@@ -46,11 +56,7 @@ def losses(folder: Path) -> matplotlib.figure.Figure | None:
         if found:
             steps, values = zip(*sorted(found), strict=True)
             series[name] = (steps, values)
-    if max((len(steps) for steps, _ in series.values()), default=0) < 2:
-        return None
-    return plotting.curves(
-        series, x_label="step", y_label="loss, as trained on", title="Losses of the training"
-    )
+    return series
 
 
 def animate_samples(folder: Path) -> Path | None:
