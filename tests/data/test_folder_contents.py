@@ -382,6 +382,17 @@ def test_one_file_of_many_pages(tmp_path):
 # What is said
 
 
+@pytest.mark.parametrize(
+    ("size", "shorter"), [((5, 6), 5), ((5, 5), 5), ((30, 7), 7), ((8, 9), None)]
+)
+def test_enlarged_images_are_said(tmp_path, size, shorter):
+    for i in range(4):
+        paint(tmp_path / f"{i}.png", size=size)
+    summary = folder(tmp_path).summary()
+    assert ("enlarged" in summary) == bool(shorter)
+    assert f"{shorter} pixels, is enlarged (--data.size {shorter}" in summary or not shorter
+
+
 def test_summary(tmp_path):
     for i in range(20):
         paint(tmp_path / "cat" / f"{i}.png")
@@ -391,5 +402,5 @@ def test_summary(tmp_path):
     cats = sum(path.parent.name == "cat" for path in paths_of(data, "train"))
     assert data.summary() == (
         "40 images (32 train, 4 val, 4 test), 8x8 RGB, "
-        f"in 2 classes (cat: {cats}, dog: {len(trained_on) - cats})"
+        f"in 2 classes (cat: {cats}, dog: {len(trained_on) - cats} training images)"
     )

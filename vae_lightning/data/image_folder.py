@@ -24,7 +24,7 @@ from vae_lightning.images.arrays import read_values
 from vae_lightning.images.checking import find_unreadable, name_some
 from vae_lightning.images.decoding import background_color, read_frames
 from vae_lightning.images.folder_listing import Frames, Listing, Paths, Split
-from vae_lightning.images.headers import EIGHT_BITS, ValueType, is_image
+from vae_lightning.images.headers import EIGHT_BITS, ValueType, describe, is_image
 from vae_lightning.images.reading import Unreadable, printable
 from vae_lightning.nets import ImageShape
 
@@ -231,7 +231,22 @@ class ImageFolder(ScaledData):
         n = int(torch.isin(listing.value_type, torch.tensor(wide)).sum())
         reduced = self.value_type.reducible and n
         note = [f"{n:,} with 16-bit colors, of which 8 bits are used"] if reduced else []
-        return [*listing.remarks, *note]
+        return [*listing.remarks, *note, *self._enlarged()]
+
+    def _enlarged(self) -> Iterator[str]:
+        """Yield a remark if the first image is enlarged to a square."""
+        if self.size[0] != self.size[1]:
+            return
+        try:
+            found = describe(self.files[0])
+        except UserError:
+            return
+        shorter = min(found.height, found.width)
+        if shorter < self.size[0]:
+            yield (
+                f"the first one, whose shorter side has {shorter} pixels, is enlarged "
+                f"(--data.size {shorter} keeps its size)"
+            )
 
     @cached_property
     def fingerprint(self) -> str:

@@ -118,11 +118,13 @@ class ImageSource(Configurable, ABC):
         text = f"{sum(sizes.values()):,} {self.noun}s ({shares}), {self.shape_text}"
         if self.num_classes:
             names = [printable(str(name)) for name in self.class_names or range(self.num_classes)]
+            of_what = ""
             if counts := self.class_counts():
+                of_what = f" training {self.noun}s"
                 names = [f"{name}: {count:,}" for name, count in zip(names, counts, strict=True)]
             shown = [*names[:5], "..."] if len(names) > 6 else names
             classes = "class" if len(names) == 1 else "classes"
-            text += f", in {len(names)} {classes} ({', '.join(shown)})"
+            text += f", in {len(names)} {classes} ({', '.join(shown)}{of_what})"
         if self.num_labels is not None:
             text += f", {self.num_labels:,} training {self.noun}s with a label"
         return "; ".join(filter(None, [text, self.record.describe(), *self.remarks]))
