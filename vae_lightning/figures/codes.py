@@ -123,22 +123,27 @@ class CodeGallery(Figure):
         told = counts[used] * (rows[0][used] - mean).square().flatten(1).sum(1)
         chosen = used[told.argsort(descending=True, stable=True)[: self.codes]]
         seen, decoded = (row[chosen].cpu() for row in rows)
-        which = f"{len(chosen)} codes" + " of the first codebook" * has_depth
-        title = f"What {which} look like in {self.images_of}{self.title_end}"
+        several = len(chosen) > 1
+        which = f"{len(chosen)} code{'s' * several}" + " of the first codebook" * has_depth
+        which += " of the finest map" * (len(levels) > 1)
+        look = "look" if several else "looks"
+        title = f"What {which} {look} like in {self.images_of}{self.title_end}"
         return plotting.code_gallery(seen, decoded, counts[chosen].cpu(), title=title)
 
 
 def _mean_parts(x: Tensor, codes: Tensor, counts: Tensor) -> Tensor:
     """Return the mean of the parts of images (N, C, H, W) that have each code, (K, C, p, q).
 
-    What lies outside an image does not count.
+    What lies outside an image does not count. A pixel that is never inside has
+    the mean of the rest.
     """
     sums = []
     for images in (x, torch.ones_like(x)):
         parts = _patches(images, codes.shape[1:]).flatten(0, 2)
         empty = parts.new_zeros(len(counts), *parts.shape[1:])
         sums.append(empty.index_add_(0, codes.flatten(), parts))
-    return sums[0] / sums[1].clamp(min=1)
+    rest = sums[0].sum((2, 3), keepdim=True) / sums[1].sum((2, 3), keepdim=True).clamp(min=1)
+    return torch.where(sums[1] > 0, sums[0] / sums[1].clamp(min=1), rest)
 
 
 def _maps(model: GenerativeModel, x: Tensor, label: Tensor | None) -> dict[str, Tensor]:

@@ -230,7 +230,7 @@ def code_gallery(seen: Tensor, decoded: Tensor, counts: Tensor, *, title: str = 
 
     Args:
         seen: Mean of the parts of images, (N, C, h, w).
-        decoded: What the codes decode to, (N, C, h, w).
+        decoded: Mean of the same parts of the reconstructions, (N, C, h, w).
         counts: How often each code is used, (N,).
         title: Title of the figure.
 
@@ -244,12 +244,13 @@ def code_gallery(seen: Tensor, decoded: Tensor, counts: Tensor, *, title: str = 
         >>> x = torch.rand(3, 1, 8, 8)
         >>> figure = code_gallery(x, x, torch.tensor([5, 3, 2]))
         >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
-        ['in images', 'decoded']
+        ['originals', 'decoded']
     """
     pairs = check_pair("code_gallery", seen, decoded)
     check_tensor("code_gallery", "counts", counts, "N")
-    note = f"each used {int(counts.min()):,} to {int(counts.max()):,} times"
-    labels = ["in images", "decoded"]
+    uses = f"{int(counts.min()):,} to {int(counts.max()):,}"
+    note = f"mean patch over all uses of a code ({uses} uses each)"
+    labels = ["originals", "decoded"]
     return draw_wrapped_rows(
         lambda scale: scale.tiles(pairs), pairs[0], labels, title=title, note=note
     )
