@@ -482,6 +482,18 @@ OPTIONS = [
         1,
         ["data.val_size must be between 1 and 99, got 200"],
     ),
+    (
+        "fit",
+        ["--model=VQVAE", "--model.codebook_size=9"],
+        2,
+        ["no option 'codebook_size'; did you mean 'model.quantizer.codebook_size' of VectorQ"],
+    ),
+    (
+        "fit",
+        ["--model.channels=9"],
+        2,
+        ["'model.encoder.channels' of ConvEncoder or 'model.decoder.channels' of ConvDecoder?"],
+    ),
     ("test", ["--ckpt_pth=a.ckpt"], 2, ["no option 'ckpt_pth'", "'ckpt_path'"]),
     ("test", ["--ckpt_path", "~none/a.ckpt"], 1, ["~none/a.ckpt does not exist"]),
     ("fit", ["--config", "a" * 300], 1, ["File name too long"]),

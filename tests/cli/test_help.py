@@ -10,12 +10,14 @@ import subprocess
 import sys
 import time
 
+import docstring_parser
 import pytest
 from jsonargparse import ArgumentParser
 
 import vae_lightning
 from vae_lightning.__main__ import COMMANDS, main
 from vae_lightning.cli import class_list, collect_options, completion, option_list, short_help
+from vae_lightning.cli.allowed_classes import OPTION_BASES, subclasses
 from vae_lightning.cli.bundled_configs import find_config
 
 LIGHTNING = option_list.LIGHTNING_COMMANDS
@@ -42,6 +44,14 @@ def test_the_parser_finds_what_a_model_takes_from_the_data(name):
     parser.add_class_arguments(getattr(vae_lightning, name), "model")
     found = parser.get_defaults().model
     assert (found.image_shape, found.num_classes, found.bounded) == ((1, 28, 28), 0, True)
+
+
+def test_an_argument_is_described_once():
+    """In the help, an attribute of the same name would replace it."""
+    for cls in {cls for base in OPTION_BASES for cls in subclasses(base)}:
+        if cls.__module__.startswith("vae_lightning."):
+            names = [part.arg_name for part in docstring_parser.parse(cls.__doc__ or "").params]
+            assert len(names) == len(set(names)), (cls, names)
 
 
 @pytest.mark.parametrize("command", LIGHTNING)

@@ -5,7 +5,9 @@ import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from jsonargparse import ArgumentParser, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from vae_lightning.cli import option_list
@@ -121,6 +123,12 @@ def _unknown_argument(match: Match, complaint: Complaint) -> str:
     same_kind = [
         base for base in PROJECT_BASES if isinstance(kind, type) and issubclass(kind, base)
     ]
+    parts = _parts_with(match[1], owners[-1]) if owners else {}
+    if parts:
+        names = " or ".join(
+            f"'{complaint.key}.{part}.{match[1]}' of {default}" for part, default in parts.items()
+        )
+        return f"{complaint.key}: {owner} has no option '{match[1]}'; did you mean {names}?"
     # A class of the same kind that has the option, or else one of its parts.
     others = _having(match[1], same_kind) or _having(match[1], PROJECT_BASES)
     hint = f"; {_listed(sorted(others))} one" if others else ""
@@ -148,16 +156,30 @@ def _having(option: str, bases: Iterable[type]) -> set[str]:
     }
 
 
-def _arguments_of(class_path: str) -> set[str]:
-    """Return the arguments of a class and of its bases, to which they may be passed on."""
+def _arguments_of(class_path: str) -> dict[str, Any]:
+    """Return the defaults of the arguments of a class, also of those that it passes on, by name."""
     cls = find_imported(class_path)
-    bases = cls.__mro__ if isinstance(cls, type) else ()
-    found = {
-        name
-        for base in bases
-        for name in inspect.signature(vars(base).get("__init__", object)).parameters
+    if not isinstance(cls, type):
+        return {}
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(cls, "of")
+    names = vars(parser.get_defaults().get("of") or Namespace())
+    signatures = (inspect.signature(vars(base).get("__init__", object)) for base in cls.__mro__)
+    defaults: dict[str, Any] = {}
+    for signature in signatures:
+        defaults = {name: one.default for name, one in signature.parameters.items()} | defaults
+    return {name: defaults.get(name) for name in names}
+
+
+def _parts_with(option: str, class_path: str) -> dict[str, str]:
+    """Return the default classes that have an option, by the argument of a class."""
+    return {
+        name: part.__name__
+        for name, part in _arguments_of(class_path).items()
+        if inspect.isclass(part)
+        and part.__module__ != "builtins"
+        and option in inspect.signature(part).parameters
     }
-    return found - {"self", "args", "kwargs"}
 
 
 def _missing(match: Match, complaint: Complaint) -> str:

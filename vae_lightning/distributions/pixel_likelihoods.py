@@ -35,9 +35,6 @@ class MixtureOfLogistics(Likelihood):
         min_log_scale: Lower bound of the log-scales, on the scale of pixels in [0, 1]. exp(-7) is
             about a quarter of a gray level.
 
-    Attributes:
-        components: See above.
-
     Raises:
         ValueError: If ``components`` is not positive.
 

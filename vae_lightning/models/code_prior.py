@@ -81,7 +81,6 @@ class CodePrior(CodeModel):
         **kwargs: See `ImageModel`. ``conditional`` is required if the autoencoder sees the class.
 
     Attributes:
-        autoencoder: The autoencoder.
         networks_by_level: The networks, the uppermost level first.
         code_maps: The maps of codes by level.
         trained_on: The data that the autoencoder was trained on, if its checkpoint records them.
