@@ -240,6 +240,15 @@ def test_the_split_is_that_of_predict(trained, folder):
         assert np.array_equal(arrays["label"], np.load(predicted / "label.npy"))
 
 
+def test_a_map_of_codes_has_a_column_for_each_position(trained, folder):
+    main(["encode", *ckpt(trained, "vq"), "--out=codes"])
+    table = rows(folder / "codes/latents.csv")
+    with np.load("codes/latents.npz") as arrays:
+        for row, column in ((0, 0), (2, 5), (6, 6)):
+            found = [int(line[f"codes_{row}_{column}"]) for line in table]
+            assert found == arrays["codes"][:, row, column].tolist()
+
+
 def test_a_folder_keeps_its_names_and_classes(trained, folder):
     main(["encode", str(trained / "photos"), *ckpt(trained, "photos"), "--out=latents"])
     table = rows(folder / "latents/latents.csv")

@@ -58,11 +58,12 @@ class LatentScatter(Figure):
                 f"first principal component ({explained[0]:.0%} of the variance)",
                 f"second principal component ({explained[1]:.0%})",
             )
+        maps = ", averaged over each map" if model.has_latent_maps else ""
         return plotting.latent_scatter(
             points,
             label,
             axis_labels=axis_labels,
             class_names=class_names,
             radius=radius,
-            title=f"Latents of {len(x):,} {self.images_of}{self.title_end}",
+            title=f"Latents of {len(x):,} {self.images_of}{maps}{self.title_end}",
         )

@@ -1,6 +1,7 @@
 """The inference API that all models share: plain modules, used without Lightning."""
 
 from abc import ABC, abstractmethod
+from functools import cached_property
 from typing import ClassVar, cast
 
 import numpy as np
@@ -163,12 +164,21 @@ class GenerativeModel(ImageModel, ABC):
     def latent_vectors(self, x: Tensor, label: Labels = None) -> Tensor:
         """Return one vector per image, (B, D), for scatter plots and the like.
 
-        A map of vectors is averaged over its positions; the levels of a hierarchy are concatenated.
+        A map of vectors is averaged over its positions (`has_latent_maps`); the levels of a
+        hierarchy are concatenated.
         """
         z = self.embed(x, label)
         levels = [z] if isinstance(z, Tensor) else list(z)
         flat = [level.flatten(2).mean(2) if level.ndim > 2 else level for level in levels]
         return torch.cat(flat, 1)
+
+    @cached_property
+    def has_latent_maps(self) -> bool:
+        """Whether latents are maps of vectors, found by embedding a black image."""
+        x = torch.zeros(1, *self.image_shape, device=self.device)
+        z = self.embed(self.to_device_dtype(x), 0 if self.conditional else None)
+        levels = [z] if isinstance(z, Tensor) else list(z)
+        return any(level.ndim > 2 for level in levels)
 
     def log_prob(
         self, x: Tensor, label: Labels = None, num_samples: int = 64, seed: int = 0

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import itertools
 from typing import Any
 
 import torch
@@ -67,7 +68,7 @@ def run(options: argparse.Namespace) -> None:
     outputs.table("latents", _rows(names, y if known else None, latents, trained.class_names))
     if outputs.wants(".png"):
         _draw(outputs, torch.cat(vectors), y, options, given, trained)
-    print(f"Encoded {len(names)} image{'s' * (len(names) > 1)} of {given.what}")
+    print(f"Encoded {len(names):,} image{'s' * (len(names) > 1)} of {given.what}")
     items.report_failed(given)
     outputs.report()
 
@@ -75,14 +76,18 @@ def run(options: argparse.Namespace) -> None:
 def _rows(
     names: list[str], y: Tensor | None, latents: dict[str, Tensor], class_names: list[str]
 ) -> list[dict[str, Any]]:
-    """Return the rows of the table, with one column per number."""
+    """Return the rows of the table, with one column per number: ``mu_3``, ``codes_ROW_COLUMN``."""
     columns: dict[str, list[Any]] = {}
     for name, value in latents.items():
         if value.ndim == 1:
             columns[name] = value.tolist()
         else:
             flat = value.flatten(1)
-            columns |= {f"{name}_{j}": flat[:, j].tolist() for j in range(flat.shape[1])}
+            places = itertools.product(*(range(n) for n in value.shape[1:]))
+            columns |= {
+                "_".join([name, *map(str, place)]): flat[:, j].tolist()
+                for j, place in enumerate(places)
+            }
     rows = []
     for i, name in enumerate(names):
         row: dict[str, Any] = {"name": name}
@@ -116,13 +121,14 @@ def _draw(
             f"Note: two principal components show {explained:.0%} of the variance: --picture tsne "
             "shows neighborhoods instead"
         )
+    maps = ", averaged over each map" if trained.model.has_latent_maps else ""
     figure = plotting.latent_scatter(
         points,
         y if classes else None,
         axis_labels=axis_labels,
         class_names=trained.class_names if classes else None,
         radius=trained.model.latent_radius if is_plane else None,
-        title=f"Latents of {some} of {given.what}",
+        title=f"Latents of {some} of {given.what}{maps}",
     )
     outputs.figure("latents", figure)
 

@@ -101,7 +101,8 @@ class Items(ABC):
         found = False
         chosen = range(len(self)) if positions is None else positions
         starts = range(0, len(chosen), size)
-        for first in tqdm(starts, desc=what, delay=3, leave=False, disable=len(starts) < 2):
+        hidden = True if len(starts) < 2 else None  # None: if the output is not a terminal
+        for first in tqdm(starts, desc=what, delay=3, leave=False, disable=hidden):
             part = self.read(chosen[first : first + size])
             if len(part.positions):
                 found = True
