@@ -30,7 +30,14 @@ def run_examples(page: Path) -> dict:
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
 @pytest.mark.parametrize(
     "name",
-    ["index.md", "concepts.md", "api/index.md", "guides/own-data.md", "guides/own-network.md"],
+    [
+        "index.md",
+        "concepts.md",
+        "api/index.md",
+        "guides/own-data.md",
+        "guides/own-network.md",
+        "models/codes.md",
+    ],
 )
 def test_examples_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -43,7 +50,7 @@ def test_every_page_with_examples_is_run():
     by_commands = {"guides/own-metric.md"}  # as a file, see test_docs_commands.py
     assert with_python - by_commands == {
         *("index.md", "concepts.md", "api/index.md", "guides/own-network.md"),
-        *("guides/own-data.md", "guides/own-model.md"),
+        *("guides/own-data.md", "guides/own-model.md", "models/codes.md"),
     }
 
 
