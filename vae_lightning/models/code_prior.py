@@ -17,7 +17,13 @@ from vae_lightning.errors import UserError
 from vae_lightning.files import expand
 from vae_lightning.functional import without_autocast
 from vae_lightning.models.capabilities import Capability
-from vae_lightning.models.discrete import CodeModel, DiscreteModel, flatten_codes, unflatten_codes
+from vae_lightning.models.discrete import (
+    CodeModel,
+    DiscreteModel,
+    flatten_codes,
+    one_or_all,
+    unflatten_codes,
+)
 from vae_lightning.models.image_model import Labels, ObjectiveTerms
 from vae_lightning.models.loading import build, load
 from vae_lightning.nets.code_networks import CausalTransformer, CodeNetwork, MapShape, draw_codes
@@ -277,8 +283,7 @@ class CodePrior(CodeModel):
         self, x: Tensor, levels: tuple[Tensor, ...], condition: Tensor | None
     ) -> Tensor:
         """Return -log p(x|codes) in nats, (B,)."""
-        vectors = self.lookup(levels)
-        params = self.likelihood_params(vectors[0] if len(vectors) == 1 else vectors, condition)
+        params = self.likelihood_params(one_or_all(self.lookup(levels)), condition)
         return -self.likelihood.log_prob(params, x)
 
     def objective(self, terms: CodePriorTerms) -> Tensor:

@@ -84,7 +84,7 @@ class DiscreteModel(GenerativeModel, ABC):
         self.check_images(x)
         with self.inference():
             vectors = self.lookup(self.codes(x, self.network_condition(label, len(x))))
-        return vectors[0] if len(vectors) == 1 else vectors
+        return one_or_all(vectors)
 
     def by_codebook(self, levels: tuple[Tensor, ...]) -> dict[str, Tensor]:
         """Return code indices by level as maps (B, h, w), by the names of `codebooks`."""
@@ -119,7 +119,7 @@ class DiscreteModel(GenerativeModel, ABC):
         self.check_images(x)
         with self.inference():
             codes = self.codes(x, self.network_condition(label, len(x)))
-        return codes[0] if len(codes) == 1 else codes
+        return one_or_all(codes)
 
     def decode_indices(self, indices: Codes, label: Labels = None) -> Tensor:
         """Decode code indices, as `encode_indices` returns them, to images, (B, C, H, W).
@@ -131,7 +131,7 @@ class DiscreteModel(GenerativeModel, ABC):
         self._check_codes(levels)
         with self.inference():
             vectors = self.lookup(tuple(level.to(self.device).long() for level in levels))
-        return self.decode(vectors[0] if len(vectors) == 1 else vectors, label)
+        return self.decode(one_or_all(vectors), label)
 
     def _check_codes(self, levels: tuple[Tensor, ...]) -> None:
         """Check code indices of a user.
@@ -212,7 +212,17 @@ class CodeModel(DiscreteModel, ABC):
     ) -> Latents:
         """See `GenerativeModel.sample_latents`."""
         vectors = self.lookup(self.sample_codes(n, condition, generator))
-        return vectors[0] if len(vectors) == 1 else vectors
+        return one_or_all(vectors)
+
+
+def one_or_all(levels: tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
+    """Return a single level as a tensor, and several as they are: what users and decoders see.
+
+    Example:
+        >>> one_or_all((torch.zeros(2, 7, 7),)).shape
+        torch.Size([2, 7, 7])
+    """
+    return levels[0] if len(levels) == 1 else levels
 
 
 def flatten_codes(levels: tuple[Tensor, ...]) -> Tensor:

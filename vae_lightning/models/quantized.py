@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vae_lightning.models.base import BaseVAE, Terms
 from vae_lightning.models.capabilities import Capability
-from vae_lightning.models.discrete import DiscreteModel
+from vae_lightning.models.discrete import DiscreteModel, one_or_all
 from vae_lightning.nets.quantizers import Quantized, Quantizer
 from vae_lightning.nets.quantizers.base import total_of
 from vae_lightning.randomness import Noise
@@ -95,7 +95,7 @@ class QuantizedModel(DiscreteModel, BaseVAE, ABC):
         """See `BaseVAE.terms`; the terms of all levels are added up."""
         levels = self.quantize(x, condition)
         vectors = tuple(level.z_q for level in levels)
-        params = self.likelihood_params(vectors[0] if len(vectors) == 1 else vectors, condition)
+        params = self.likelihood_params(one_or_all(vectors), condition)
         return VQTerms(
             -self.likelihood.log_prob(params, x),
             total_of([level.codebook_loss for level in levels]),
