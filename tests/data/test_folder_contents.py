@@ -393,6 +393,24 @@ def test_enlarged_images_are_said(tmp_path, size, shorter):
     assert f"{shorter} pixels, is enlarged (--data.size {shorter}" in summary or not shorter
 
 
+@pytest.mark.parametrize(
+    ("size", "remark"),
+    [
+        ((32, 16), '32 pixels wide and 16 high, loses 50% to the square crop (--data.size "[8,16]'),
+        ((16, 24), '16 pixels wide and 24 high, loses 33% to the square crop (--data.size "[12,8]'),
+        ((33, 32), None),
+    ],
+)
+def test_much_cropped_images_are_said(tmp_path, size, remark):
+    for i in range(4):
+        paint(tmp_path / f"{i}.png", size=size)
+    summary = folder(tmp_path).summary()
+    assert ("square crop" in summary) == (remark is not None)
+    assert remark is None or remark in summary
+    fitting = ImageFolder(root=str(tmp_path), size=(8, 8 * size[0] // size[1]))
+    assert "crop" not in fitting.summary()
+
+
 def test_summary(tmp_path):
     for i in range(20):
         paint(tmp_path / "cat" / f"{i}.png")

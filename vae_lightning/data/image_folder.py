@@ -28,6 +28,9 @@ from vae_lightning.images.headers import EIGHT_BITS, ValueType, describe, is_ima
 from vae_lightning.images.reading import Unreadable, printable
 from vae_lightning.nets import ImageShape
 
+_MUCH_CROPPED = 0.05
+"""Largest share of an image that is cropped without a remark."""
+
 
 class ImageFolder(ScaledData):
     """Folder of images, scaled to one size, with subfolders as classes.
@@ -231,10 +234,10 @@ class ImageFolder(ScaledData):
         n = int(torch.isin(listing.value_type, torch.tensor(wide)).sum())
         reduced = self.value_type.reducible and n
         note = [f"{n:,} with 16-bit colors, of which 8 bits are used"] if reduced else []
-        return [*listing.remarks, *note, *self._enlarged()]
+        return [*listing.remarks, *note, *self._about_size()]
 
-    def _enlarged(self) -> Iterator[str]:
-        """Yield a remark if the first image is enlarged to a square."""
+    def _about_size(self) -> Iterator[str]:
+        """Yield remarks if the first image is enlarged to a square, or cropped to it."""
         if self.size[0] != self.size[1]:
             return
         try:
@@ -246,6 +249,15 @@ class ImageFolder(ScaledData):
             yield (
                 f"the first one, whose shorter side has {shorter} pixels, is enlarged "
                 f"(--data.size {shorter} keeps its size)"
+            )
+        lost = 1 - shorter / max(found.height, found.width)
+        if lost > _MUCH_CROPPED:
+            height, width = (
+                round(self.size[0] * side / shorter) for side in (found.height, found.width)
+            )
+            yield (
+                f"the first one, {found.width} pixels wide and {found.height} high, loses "
+                f'{lost:.0%} to the square crop (--data.size "[{height},{width}]" keeps all)'
             )
 
     @cached_property
