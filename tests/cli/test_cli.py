@@ -523,11 +523,23 @@ def test_help_of_a_metric_needs_no_checkpoint(capsys):
     assert "samples" in capsys.readouterr().out
 
 
-def test_no_results_of_the_sanity_check(folder, capsys):
-    main(["fit", *TINY, *SMALL_NETS, "--trainer.check_val_every_n_epoch=2"])
+@pytest.mark.parametrize(
+    ("options", "remedy"),
+    [
+        (["--trainer.max_steps=2", "--trainer.max_epochs=-1"], "val_check_interval 2 for one"),
+        (["--trainer.max_epochs=1", "--trainer.check_val_every_n_epoch=2"], "n_epoch 1"),
+        (["--trainer.max_steps=3", "--trainer.max_epochs=-1"], None),
+        (["--trainer.max_steps=1", "--trainer.val_check_interval=1"], None),
+    ],
+)
+def test_a_training_without_validation_is_announced(folder, capsys, options, remedy):
+    """An epoch has three batches of 32. The results of Lightning's sanity check are not printed."""
+    sizes = ["--data.train_size=128", "--data.val_size=32", "--data.batch_size=32"]
+    main(["fit", *TINY, *SMALL_NETS, *sizes, *options])
     printed = capsys.readouterr().out
-    assert "On the validation images" not in printed
-    assert "Run folder:" in printed
+    assert ("nothing will be validated" in printed) == (remedy is not None)
+    assert ("On the validation images" in printed) == (remedy is None)
+    assert remedy is None or remedy in printed
 
 
 def test_results_of_a_test_go_to_the_loggers(run):

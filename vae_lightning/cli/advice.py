@@ -50,7 +50,7 @@ def advice(trainer: pl.Trainer, module: LitVAE, data: ImageData, resumed: bool) 
     yield from _about_likelihood(model, data)
     yield from _about_size(model)
     yield from _about_updates(trainer, data)
-    yield from _about_validation(trainer)
+    yield from _about_validation(trainer, data)
     if not resumed:  # with the schedule of its checkpoint
         yield from _about_schedule(trainer, module)
     n = data.split_size("val")
@@ -105,13 +105,27 @@ def _about_size(model: ImageModel) -> Iterator[str]:
         )
 
 
-def _about_validation(trainer: pl.Trainer) -> Iterator[str]:
+def _about_validation(trainer: pl.Trainer, data: ImageData) -> Iterator[str]:
     every, epochs = trainer.check_val_every_n_epoch, trainer.max_epochs
-    if every and epochs and 0 < epochs < every:
-        yield (
-            f"nothing will be validated and no figure drawn, because there is a validation every "
-            f"{every} epochs: give --trainer.check_val_every_n_epoch 1"
+    within_epochs = isinstance(trainer.val_check_interval, int) or trainer.val_check_interval != 1
+    if not every or within_epochs or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return
+    steps = trainer.max_steps
+    if epochs and 0 < epochs < every:
+        remedy = "--trainer.check_val_every_n_epoch 1"
+    elif 0 < steps < every * _updates_per_epoch(trainer, data):
+        batches = steps * trainer.accumulate_grad_batches
+        remedy = (
+            f"--trainer.check_val_every_n_epoch null --trainer.val_check_interval {batches} for "
+            f"one after {steps:,} updates"
         )
+    else:
+        return
+    often = f"every {every} epochs" if every > 1 else "after each epoch"
+    yield (
+        f"nothing will be validated and no figure drawn, because there is a validation {often}: "
+        f"give {remedy}"
+    )
 
 
 def _about_schedule(trainer: pl.Trainer, module: LitVAE) -> Iterator[str]:
@@ -128,9 +142,13 @@ def _about_schedule(trainer: pl.Trainer, module: LitVAE) -> Iterator[str]:
     )
 
 
-def _about_updates(trainer: pl.Trainer, data: ImageData) -> Iterator[str]:
+def _updates_per_epoch(trainer: pl.Trainer, data: ImageData) -> int:
     batches = data.num_train // (data.batch_size * trainer.world_size)
-    updates = max(1, batches // trainer.accumulate_grad_batches)
+    return max(1, batches // trainer.accumulate_grad_batches)
+
+
+def _about_updates(trainer: pl.Trainer, data: ImageData) -> Iterator[str]:
+    updates = _updates_per_epoch(trainer, data)
     if updates >= _FEW_UPDATES:
         return
     fitting = fitting_batch_size(data.num_train // trainer.world_size)
