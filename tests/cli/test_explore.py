@@ -201,14 +201,16 @@ def test_a_file_with_the_samples_of_a_class(trained, folder):
 
 
 @pytest.mark.parametrize(
-    ("options", "n"),
+    ("model", "classes", "options", "n"),
     [
-        ([], 70),  # full rows of classes
-        (["--n=20"], 20),
-        (["--n=12"], 12),
+        ("cvae", 10, [], 70),  # full rows of classes
+        ("cvae", 10, ["--n=20"], 20),
+        ("cvae", 10, ["--n=12"], 12),
+        ("classes", 2, [], 24),  # short rows
+        ("classes", 2, ["--n=40"], 40),
     ],
 )
-def test_all_classes_in_turn(trained, folder, monkeypatch, options, n):
+def test_all_classes_in_turn(trained, folder, monkeypatch, model, classes, options, n):
     grids, draw = [], plotting.class_grid
 
     def class_grid(images, *args, **kwargs):
@@ -216,14 +218,14 @@ def test_all_classes_in_turn(trained, folder, monkeypatch, options, n):
         return draw(images, *args, **kwargs)
 
     monkeypatch.setattr(plotting, "class_grid", class_grid)
-    main(["sample", *ckpt(trained, "cvae"), *options, "--out=results"])
+    main(["sample", *ckpt(trained, model), *options, "--out=results"])
     with np.load("results/samples.npz") as arrays:
         x, label = arrays["x"], arrays["label"]
-    assert label.tolist() == [i % 10 for i in range(n)]
+    assert label.tolist() == [i % classes for i in range(n)]
     assert len(list((folder / "results/images").glob("*.png"))) == n
-    assert len(grids) == (n % 10 == 0)
+    assert len(grids) == (n % classes == 0)
     for grid in grids:
-        assert np.array_equal(grid[3].numpy(), x[label == 3])
+        assert np.array_equal(grid[1].numpy(), x[label == 1])
 
 
 # Items

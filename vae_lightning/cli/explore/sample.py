@@ -19,6 +19,8 @@ from vae_lightning.models.inference import GenerativeModel
 from vae_lightning.models.loading import load_classifier
 
 _NUMBER = 64
+_MOST_OF_A_CLASS = 12
+"""Number of images of each class at most, unless a number is given."""
 
 
 def parser() -> Parser:
@@ -31,7 +33,7 @@ def parser() -> Parser:
     made.add_argument(
         "--n",
         type=positive,
-        help="number of images (64, or more to fill rows of classes)",
+        help="number of images (64; as many of each class, at most 12, if all classes are drawn)",
     )
     made.add_argument(
         "--label", metavar="CLASS", help="of a conditional model; by default all classes in turn"
@@ -75,7 +77,7 @@ def run(options: argparse.Namespace) -> None:
     n, all_classes = options.n or _NUMBER, model.conditional and label is None
     if all_classes:
         if options.n is None:
-            n = -(-n // len(names)) * len(names)
+            n = min(-(-n // len(names)), _MOST_OF_A_CLASS) * len(names)
         label = model.cycle_labels(n)
     suffixes = (".png", ".npz", ".csv") if trained.columns else (".png", ".npz")
     outputs = Outputs(options, trained.held, "sample", suffixes)
