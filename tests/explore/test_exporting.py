@@ -252,6 +252,13 @@ def test_the_card_tells_numbers_and_warnings():
     assert "/home/me" not in card
 
 
+def test_the_card_of_a_conditional_model():
+    card = model_card(*made("cvae"))
+    assert "class-conditional" in header(card)["tags"]
+    assert "pipeline_tag" not in header(card)  # the hub has one for unconditional images only
+    assert "model.sample(64, label=0)" in card
+
+
 def test_the_card_of_a_model_without_prior_or_numbers():
     model, record = made("vq")
     card = model_card(model, record)

@@ -34,11 +34,14 @@ def model_card(
         pictures: Captions of pictures by their file names.
     """
     name, data = type(model).__name__, _data_name(record)
+    tags = ["variational-autoencoder", "vae", name.lower()]
+    if model.conditional:
+        tags.append("class-conditional")
     header: dict[str, Any] = {
         "library_name": "vae_lightning",
-        "tags": list(dict.fromkeys(["variational-autoencoder", "vae", name.lower()])),
+        "tags": list(dict.fromkeys(tags)),
     }
-    if model.has(Capability.SAMPLES):
+    if model.has(Capability.SAMPLES) and not model.conditional:
         header["pipeline_tag"] = "unconditional-image-generation"
     if data in _HUB_DATA:
         header["datasets"] = [_HUB_DATA[data]]
