@@ -82,6 +82,15 @@ def listed(names: Sequence[str], most: int = 10) -> str:
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown
 
 
+TRACEBACK = "VAE_TRACEBACK"
+"""Environment variable that shows where an error came from."""
+
+
+def wants_traceback() -> bool:
+    """Return whether the user asks where errors come from."""
+    return bool(os.environ.get(TRACEBACK))
+
+
 def fail(message: str, code: int) -> NoReturn:
     """Print an error message and exit.
 

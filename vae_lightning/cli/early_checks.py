@@ -1,6 +1,5 @@
 """Mistakes that are found before torch and Lightning are loaded, which takes seconds."""
 
-import os
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -8,7 +7,7 @@ from vae_lightning.cli import exit_codes, option_list
 from vae_lightning.cli.bundled_configs import find_config
 from vae_lightning.cli.typed_options import SPECIAL_CHECKPOINTS, Option, typed_options
 from vae_lightning.cli.yaml_files import is_inline
-from vae_lightning.errors import UserError, fail
+from vae_lightning.errors import UserError, fail, wants_traceback
 from vae_lightning.files import check_checkpoint_exists, expand
 
 
@@ -53,6 +52,6 @@ def _check_file(option: Option, command: str) -> None:
 
 
 def _refuse(message: str, code: int) -> NoReturn:
-    if os.environ.get("VAE_TRACEBACK"):
+    if wants_traceback():
         raise UserError(message)
     fail(message, code)

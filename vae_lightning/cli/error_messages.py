@@ -15,17 +15,13 @@ from vae_lightning.cli.allowed_classes import OPTION_BASES, PROJECT_BASES, subcl
 from vae_lightning.distributions.likelihoods import Likelihood
 from vae_lightning.distributions.posteriors import Posterior
 from vae_lightning.distributions.priors import Prior
-from vae_lightning.errors import UserError, nearest
+from vae_lightning.errors import TRACEBACK, UserError, nearest
 from vae_lightning.models.image_model import ImageModel
 from vae_lightning.models.loading import find_imported
 from vae_lightning.nets import Decoder, Encoder
 from vae_lightning.nets.code_networks import CodeNetwork
 from vae_lightning.nets.quantizers import Quantizer
 from vae_lightning.schedules import Schedule
-
-TRACEBACK = "VAE_TRACEBACK"
-"""Environment variable that shows where an error came from."""
-
 
 _BASES: dict[str, type] = {
     "model": ImageModel,

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 
@@ -12,7 +11,7 @@ from vae_lightning.cli.command import Command
 from vae_lightning.cli.command_line import CommandLine
 from vae_lightning.cli.parser import WrongOptions
 from vae_lightning.cli.resume import AlreadyComplete
-from vae_lightning.errors import fail
+from vae_lightning.errors import fail, wants_traceback
 
 
 def run(args: Sequence[str]) -> None:
@@ -29,7 +28,7 @@ def run(args: Sequence[str]) -> None:
     except BrokenPipeError:
         raise
     except Exception as error:
-        if os.environ.get(error_messages.TRACEBACK):
+        if wants_traceback():
             raise
         if isinstance(error, WrongOptions):
             fail(str(error), exit_codes.WRONG_USAGE)

@@ -1,11 +1,10 @@
 """Entry point of the commands that use a trained model."""
 
-import os
 from collections.abc import Sequence
 from importlib import import_module
 
 from vae_lightning.cli import exit_codes
-from vae_lightning.errors import fail
+from vae_lightning.errors import fail, wants_traceback
 
 
 def run(command: str, args: Sequence[str]) -> None:
@@ -25,7 +24,7 @@ def run(command: str, args: Sequence[str]) -> None:
     except BrokenPipeError:
         raise
     except (ValueError, RuntimeError, OSError, ImportError) as error:
-        if os.environ.get("VAE_TRACEBACK"):
+        if wants_traceback():
             raise
         fail(_sentence(error), exit_codes.ERROR)
 
