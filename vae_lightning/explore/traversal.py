@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -88,6 +89,7 @@ def traverse(
     categories = [len(v.dimensions) for v in moved if v.kind is Kind.CATEGORY]
     only_categories = len(categories) == len(moved)
     steps = max([0 if only_categories else steps, *categories])
+    z = z.cpu().float()
     if only_categories:
         values = torch.arange(steps, dtype=torch.float64)
         quantiles = torch.zeros(steps, len(z))
@@ -97,35 +99,50 @@ def traverse(
         # Quantiles of the prior at the levels that the values have under N(0, 1), below 1.
         levels = torch.special.ndtr(values).clamp(1e-15, 1 - 1e-15)
         quantiles = model.latent_quantiles(levels).float()  # (S, L)
-    z = z.cpu().float()
-    rows, own, counts, same_scale = [], [], [], True
-    for variable in moved:
-        row = z.repeat(steps, 1)
-        first, size = variable.dimensions.start, len(variable.dimensions)
-        here = slice(first, first + size)
-        if variable.kind is Kind.CATEGORY:
-            row[:, here] = torch.eye(size)[torch.arange(steps).clamp(max=size - 1)]
-            own.append(values[z[here].argmax()].item())
-            counts.append(size)
-        else:
-            row[:, first] = quantiles[:, first]
-            same = quantiles[:, first].allclose(values.float())
-            value = z[first].item()
-            own.append(value if same else _interpolated(value, quantiles[:, first], values))
-            counts.append(steps)
-            same_scale = same_scale and same
-        rows.append(row)
-    decoded = model.decode(torch.cat([*rows, z[None]]), label).cpu()
+    rows = [_row(z, variable, quantiles, values) for variable in moved]
+    decoded = model.decode(torch.cat([*(row.latents for row in rows), z[None]]), label).cpu()
+    same_scale = all(row.same_scale for row in rows)
     return Traversal(
         images=decoded[:-1].unflatten(0, (len(rows), steps)),
-        counts=counts,
+        counts=[row.images for row in rows],
         dimensions=list(dimensions),
         names=[_name(number, known[number]) for number in dimensions],
         values=values.float(),
-        own=torch.tensor(own),
+        own=torch.tensor([row.own for row in rows]),
         decoded=decoded[-1],
         axis_label=_axis_label(bool(categories), only_categories, same_scale),
     )
+
+
+class _Row(NamedTuple):
+    """A row of a traversal.
+
+    Attributes:
+        latents: The latents, (S, L).
+        own: See `Traversal.own`.
+        images: Number of different latents, and so of images.
+        same_scale: Whether the variable takes the values of the columns, not only their quantiles.
+    """
+
+    latents: Tensor
+    own: float
+    images: int
+    same_scale: bool
+
+
+def _row(z: Tensor, variable: Variable, quantiles: Tensor, values: Tensor) -> _Row:
+    """Move one variable of a latent (L,) through quantiles (S, L), or through its categories."""
+    steps, size, first = len(values), len(variable.dimensions), variable.dimensions.start
+    latents = z.repeat(steps, 1)
+    if variable.kind is Kind.CATEGORY:
+        here = slice(first, first + size)
+        latents[:, here] = torch.eye(size)[torch.arange(steps).clamp(max=size - 1)]
+        return _Row(latents, values[z[here].argmax()].item(), size, same_scale=True)
+    column, value = quantiles[:, first], z[first].item()
+    latents[:, first] = column
+    if column.allclose(values.float()):
+        return _Row(latents, value, steps, same_scale=True)
+    return _Row(latents, _interpolated(value, column, values), steps, same_scale=False)
 
 
 def _name(number: int, variable: Variable) -> str:
