@@ -10,7 +10,7 @@ from vae_lightning.schedules import Constant, Schedule
 
 
 class CapacityVAE(VAE):
-    r"""VAE whose KL term is held at a capacity C, which may grow: gamma \|KL(q(z|x) || p(z)) - C\|.
+    r"""VAE whose KL term is held at a capacity C, which may grow: gamma abs(KL - C).
 
     .. math:: -E_q[\log p(x|z)] + \gamma \, | KL(q(z|x) \| p(z)) - C |
 
