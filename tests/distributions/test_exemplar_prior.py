@@ -56,6 +56,13 @@ def test_density_is_that_of_a_loop(some_left_out):
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_density_keeps_its_digits_with_a_small_variance():
+    means, log_var = 5 + 2 * torch.randn(7, 5), torch.tensor(-18.0)
+    z = means[torch.arange(12) % 7].view(4, 3, 5) + (0.5 * log_var).exp() * torch.randn(4, 3, 5)
+    found = exemplar_log_prob(z, means, log_var)
+    torch.testing.assert_close(found.double(), loop(z, means, log_var), rtol=1e-6, atol=1e-5)
+
+
 def test_a_row_without_any_component_keeps_all():
     z, means = torch.randn(2, 3, 2), torch.randn(4, 2)
     left_out = torch.tensor([[True] * 4, [False] * 4])

@@ -216,9 +216,10 @@ def exemplar_log_prob(
         >>> exemplar_log_prob(torch.zeros(1, 1, 1), means, torch.zeros(()))
         tensor([[-1.4189]])
     """
-    center = means.detach().mean(0)
     dtype = torch.float32 if z.is_mps else torch.float64
-    z, means, log_var = (x.to(dtype) for x in (z - center, means - center, log_var))
+    z, means, log_var = (x.to(dtype) for x in (z, means, log_var))
+    center = means.detach().mean(0)
+    z, means = z - center, means - center
     precision = (-log_var).exp()
     constant = 0.5 * z.shape[2] * (log_var + math.log(2 * math.pi))
     log_weights = means.new_full((len(z), 1), -math.log(len(means)))

@@ -89,9 +89,10 @@ def mixture_log_prob(z: Tensor, mu: Tensor, log_var: Tensor, log_weights: Tensor
         tensor(-1.4189)
     """
     with torch.autocast(z.device.type, enabled=False):
-        center = mu.detach().mean(0)
         dtype = torch.float32 if z.is_mps else torch.float64
-        z, mu, log_var = (x.to(dtype) for x in (z - center, mu - center, log_var))
+        z, mu, log_var = (x.to(dtype) for x in (z, mu, log_var))
+        center = mu.detach().mean(0)
+        z, mu = z - center, mu - center
         precision = (-log_var).exp()
         constant = (mu.square() * precision + log_var).sum(1) + mu.shape[1] * math.log(2 * math.pi)
         distance = z.square() @ precision.t() - 2 * (z @ (mu * precision).t()) + constant
