@@ -200,6 +200,10 @@ def test_other_variants_can_be_conditional(batch):
     assert model.sample(4, label=2).shape == (4, 1, 8, 8)
 
 
+def test_no_images_have_no_log_probs():
+    assert VAE().log_prob(torch.zeros(0, 1, 28, 28)).shape == (0,)
+
+
 def test_conditional_models_need_classes():
     with pytest.raises(ValueError, match="the data have no classes"):
         CVAE(num_classes=0)
@@ -212,6 +216,7 @@ def test_conditional_models_need_classes():
         (lambda: VAE(num_samples=0), "num_samples must be positive"),
         (lambda: CVAE(num_classes=4, conditional=False), "always conditional"),
         (lambda: VAE().sample(0), "number of samples must be positive"),
+        (lambda: VAE().log_prob(torch.zeros(1, 1, 28, 28), num_samples=0), "num_samples must be"),
         (lambda: CVAE(num_classes=4).sample(2, label="3"), "a label must be an integer"),
         (lambda: BetaVAE(beta=-1), "beta must not be negative"),
         (lambda: BetaVAE(beta=math.nan), "beta must not be negative"),

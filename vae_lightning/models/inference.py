@@ -197,8 +197,11 @@ class GenerativeModel(ImageModel, ABC):
 
         Raises:
             MissingCapabilityError: If the model has no density.
+            ValueError: If ``num_samples`` is not positive.
         """
         self.check_images(x)
+        if num_samples < 1:
+            raise ValueError(f"num_samples must be positive, got {num_samples}")
         x = x.to(self.device)
         noise = Noise(torch.arange(len(x), device=self.device), seed, "log_prob")
         with self.inference():

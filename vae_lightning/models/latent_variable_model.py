@@ -233,8 +233,8 @@ class LatentVariableModel(BaseVAE):
             q = self.posterior(x, condition)
             exact = torch.float32 if x.is_mps else torch.float64
             log_sum = torch.full((len(x),), -torch.inf, dtype=exact, device=self.device)
-            decoded = max(1, rows // len(x))
-            drawn = max(1, _DRAWN * rows // len(x)) if self.draws_are_small else decoded
+            decoded = max(1, rows // max(1, len(x)))
+            drawn = max(1, _DRAWN * rows // max(1, len(x))) if self.draws_are_small else decoded
             for first in range(0, num_samples, drawn):
                 draws = q.rsample(noise.restart(), min(drawn, num_samples - first), first)
                 log_ratio = self.log_ratio(draws, condition)
