@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from vae_lightning.functional import without_autocast
+from vae_lightning.randomness import standard_normal
 
 Kernel = Literal["imq", "rbf"]
 """Kernel of the maximum mean discrepancy: inverse multiquadratic, or Gaussian."""
@@ -112,4 +113,4 @@ def random_directions(n: int, size: int, generator: torch.Generator | None = Non
         >>> random_directions(3, 2).norm(dim=1).allclose(torch.ones(3))
         True
     """
-    return torch.nn.functional.normalize(torch.randn(n, size, generator=generator), dim=1)
+    return torch.nn.functional.normalize(standard_normal(n, size, generator), dim=1)

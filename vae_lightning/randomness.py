@@ -186,6 +186,23 @@ def generator(*keys: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(derive_seed(*keys))
 
 
+def standard_normal(
+    n: int,
+    size: int,
+    generator: torch.Generator | None,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Draw standard normal numbers on the CPU, (n, size), float32, and move them to a device.
+
+    The numbers do not depend on the device, nor on torch's default type.
+
+    Example:
+        >>> standard_normal(2, 3, generator(0, "a")).shape
+        torch.Size([2, 3])
+    """
+    return torch.randn(n, size, generator=generator, dtype=torch.float32).to(device)
+
+
 def state(device: torch.device) -> list[Tensor]:
     """Return the state of torch's global generators: of the CPU and, for a GPU, of the device.
 

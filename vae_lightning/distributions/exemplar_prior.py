@@ -184,7 +184,7 @@ class ExemplarPrior(Prior, SeesBatches):
     ) -> Tensor:
         """See `Prior.sample`."""
         chosen = torch.randint(self.exemplars, (n,), generator=generator)
-        epsilon = torch.randn(n, self.latent_dim, generator=generator)
+        epsilon = randomness.standard_normal(n, self.latent_dim, generator)
         encoded, of_sample = chosen.unique(return_inverse=True)
         means = self._encode_all(encoded)
         deviation = (0.5 * self.log_var.float()).exp()

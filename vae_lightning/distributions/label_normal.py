@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from vae_lightning.distributions.posteriors import LatentDistribution
 from vae_lightning.distributions.priors import Prior
 from vae_lightning.functional import standard_normal_log_prob
+from vae_lightning.randomness import standard_normal
 
 
 class LabelNormal(Prior):
@@ -74,7 +75,7 @@ class LabelNormal(Prior):
     ) -> Tensor:
         """See `Prior.sample`."""
         mu, log_var = self.parameters_of(condition)
-        epsilon = torch.randn(n, self.latent_dim, generator=generator).to(mu.device)
+        epsilon = standard_normal(n, self.latent_dim, generator, mu.device)
         return mu + (0.5 * log_var).exp() * epsilon
 
     def tempered(

@@ -119,7 +119,7 @@ def sum_pixels(x: Tensor) -> Tensor:
 def uniform_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
     """Draw float32 numbers in [0, 1) in the shape of ``x`` and move them to its device."""
     device = x.device if generator is None else generator.device
-    return torch.rand(x.shape, generator=generator, device=device).to(x.device)
+    return torch.rand(x.shape, generator=generator, device=device, dtype=torch.float32).to(x.device)
 
 
 class Bernoulli(Likelihood):
@@ -360,7 +360,9 @@ class Gaussian(LocationScale):
     def standard_noise(self, like: Tensor, generator: torch.Generator | None) -> Tensor:
         """See `LocationScale.standard_noise`."""
         device = like.device if generator is None else generator.device
-        return torch.randn(like.shape, generator=generator, device=device).to(like.device)
+        return torch.randn(like.shape, generator=generator, device=device, dtype=torch.float32).to(
+            like.device
+        )
 
 
 class DiscretizedLogistic(Likelihood):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from vae_lightning.distributions.priors import Prior
+from vae_lightning.randomness import standard_normal
 
 
 class MixtureOfGaussians(Prior):
@@ -61,7 +62,7 @@ class MixtureOfGaussians(Prior):
         """See `Prior.sample`."""
         weights = self.logits.detach().float().softmax(0).cpu()
         chosen = weights.multinomial(n, replacement=True, generator=generator)
-        epsilon = torch.randn(n, self.latent_dim, generator=generator).to(self.mu.device)
+        epsilon = standard_normal(n, self.latent_dim, generator, self.mu.device)
         return self.mu[chosen] + (0.5 * self.log_var[chosen]).exp() * epsilon
 
 

@@ -396,11 +396,11 @@ class _Generated(Noise):
 
     def uniform(self, size: int, first: int = 0) -> Tensor:
         """See `Noise.uniform`."""
-        return torch.rand(1, size, generator=self.source).clamp(min=2**-24)
+        return torch.rand(1, size, generator=self.source, dtype=torch.float32).clamp(min=2**-24)
 
     def normal(self, size: int, first: int = 0) -> Tensor:
         """See `Noise.normal`."""
-        return torch.randn(1, size, generator=self.source)
+        return torch.randn(1, size, generator=self.source, dtype=torch.float32)
 
 
 class WrappedNormalPrior(_BallPrior):

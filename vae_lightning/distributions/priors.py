@@ -223,7 +223,7 @@ class StandardNormal(Prior):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """See `Prior.sample`."""
-        return torch.randn(n, self.latent_dim, generator=generator)
+        return randomness.standard_normal(n, self.latent_dim, generator)
 
     def tempered(
         self, z: Tensor, temperature: float, condition: Tensor | None = None

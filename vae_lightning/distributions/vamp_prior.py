@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from vae_lightning.distributions.mixture_prior import mixture_log_prob
 from vae_lightning.distributions.posteriors import DiagonalGaussian, LatentDistribution
 from vae_lightning.distributions.priors import Prior, TrainingImages
+from vae_lightning.randomness import standard_normal
 
 _MARGIN = 0.02
 
@@ -97,7 +98,7 @@ class VampPrior(Prior):
     ) -> Tensor:
         """See `Prior.sample`."""
         chosen = torch.randint(self.components, (n,), generator=generator)
-        epsilon = torch.randn(n, self.latent_dim, generator=generator)
+        epsilon = standard_normal(n, self.latent_dim, generator)
         q = self.mixture()
         return q.mu[chosen] + (0.5 * q.log_var[chosen]).exp() * epsilon.to(q.mu.device)
 

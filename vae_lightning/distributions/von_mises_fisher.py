@@ -15,7 +15,7 @@ from vae_lightning.distributions.posteriors import Draws, LatentDistribution, Po
 from vae_lightning.distributions.priors import Prior
 from vae_lightning.distributions.quantiles import Quantiles, with_derivative
 from vae_lightning.functional import slerp
-from vae_lightning.randomness import Noise
+from vae_lightning.randomness import Noise, standard_normal
 
 _SMALLEST = 1e-6
 """Smallest concentration."""
@@ -251,8 +251,7 @@ class UniformSphere(Prior):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """See `Prior.sample`."""
-        z = torch.randn(n, self.latent_dim, generator=generator)
-        return nn.functional.normalize(z, dim=1)
+        return nn.functional.normalize(standard_normal(n, self.latent_dim, generator), dim=1)
 
     def kl(self, q: LatentDistribution, condition: Tensor | None = None) -> Tensor | None:
         """See `Prior.kl`; exact for a von Mises-Fisher distribution, (B, 1)."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from vae_lightning.distributions.posteriors import REAL, DiagonalGaussian, Latents
 from vae_lightning.models.capabilities import Capability
 from vae_lightning.models.vae import VAE
+from vae_lightning.randomness import standard_normal
 
 Choose = Callable[[int, DiagonalGaussian | None, Tensor], Tensor]
 """Choose the latents of a level, (N, L_l): a function of
@@ -174,7 +175,7 @@ class Hierarchy(VAE, ABC):
     ) -> Latents:
         """See `GenerativeModel.sample_latents`."""
         top = self.prior.sample(n, condition, generator).to(self.device)
-        below = torch.randn(n, sum(self.level_sizes[:-1]), generator=generator).to(self.device)
+        below = standard_normal(n, sum(self.level_sizes[:-1]), generator, self.device)
         return self._in_parts(torch.cat([top, below], 1), condition)
 
     def tempered(self, z: Latents, temperature: float, condition: Tensor | None = None) -> Latents:
