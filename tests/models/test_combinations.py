@@ -180,6 +180,30 @@ def test_closed_form_kl_is_that_of_draws(prior, posterior, batch):
 
 
 @pytest.mark.parametrize(("prior", "posterior"), OF_VAE, ids=names)
+def test_converted_models_measure_and_sample(prior, posterior, batch):
+    """Lightning's 64-true and bf16-true set the default type, too."""
+    model = make(VAE, prior, posterior, batch).eval()
+
+    def results() -> list[torch.Tensor]:
+        found = [model.reconstruct(batch.x)]
+        if model.has(Capability.DENSITY):
+            found.append(model.log_prob(batch.x, num_samples=3))
+        if model.has(Capability.SAMPLES):
+            found.append(model.sample(3, generator=torch.Generator().manual_seed(0)))
+        return [one.double() for one in found]
+
+    expected = results()
+    for dtype, tolerance in ((torch.float64, 1e-4), (torch.bfloat16, 0.1)):
+        model.to(dtype)
+        torch.set_default_dtype(dtype)
+        try:
+            found = results()
+        finally:
+            torch.set_default_dtype(torch.float32)
+        torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(("prior", "posterior"), OF_VAE, ids=names)
 def test_trained_weights_can_be_told_from_the_start(prior, posterior, batch):
     """An update changes every part that has parameters, the prior included."""
     model = make(VAE, prior, posterior, batch)

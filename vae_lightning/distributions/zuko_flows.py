@@ -15,6 +15,8 @@ from vae_lightning.distributions.posteriors import DiagonalGaussian, Posterior
 from vae_lightning.distributions.priors import Prior
 from vae_lightning.distributions.transformed import TransformedGaussian
 from vae_lightning.functional import soft_clamp, standard_normal_log_prob, without_autocast
+from vae_lightning.precision import Float32Module
+from vae_lightning.randomness import standard_normal
 
 
 def zuko_flows() -> Any:
@@ -35,7 +37,7 @@ def _arguments_are_checked() -> bool:
     return False
 
 
-class IAFPosterior(Posterior):
+class IAFPosterior(Float32Module, Posterior):
     """Gaussian transformed by inverse autoregressive flows that see a context from the encoder.
 
     Each transform mixes a latent with a prediction m from the preceding dimensions and the context,
@@ -91,6 +93,7 @@ class IAFPosterior(Posterior):
     def forward(self, features: Tensor) -> TransformedGaussian:
         """See `Posterior.forward`."""
         size = self.latent_dim
+        features = features.to(next(self.parameters()).dtype)
         mu, log_var, context = features.split([size, size, self.context_features], 1)
 
         def transform(z: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,7 +105,7 @@ class IAFPosterior(Posterior):
         return TransformedGaussian(DiagonalGaussian(mu, log_var), transform)
 
 
-class FlowPrior(Prior, ABC):
+class FlowPrior(Float32Module, Prior, ABC):
     """Standard normal transformed by a flow; p(z|y) for conditional models.
 
     Args:
@@ -118,7 +121,7 @@ class FlowPrior(Prior, ABC):
     def log_prob(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         """See `Prior.log_prob`."""
         if condition is not None:
-            condition = condition[:, None].expand(*z.shape[:2], -1)
+            condition = condition[:, None].expand(*z.shape[:2], -1).float()
         with without_autocast(z):
             base, log_det = self.transforms(condition).call_and_ladj(z.float())
             log_prob: Tensor = standard_normal_log_prob(base) + log_det
@@ -132,8 +135,8 @@ class FlowPrior(Prior, ABC):
     ) -> Tensor:
         """See `Prior.sample`."""
         device = next(self.parameters()).device
-        base = torch.randn(n, self.latent_dim, generator=generator).to(device)
-        condition = None if condition is None else condition.to(device)
+        base = standard_normal(n, self.latent_dim, generator, device)
+        condition = None if condition is None else condition.to(device, torch.float32)
         with without_autocast(base):
             return self.inverse(base, condition)
 

@@ -254,10 +254,16 @@ class ImageModel(Configurable, nn.Module, Scheduled, ABC):
         """Device of the parameters."""
         return next(self.parameters()).device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of the networks. Other parts may keep float32."""
+        networks = (part for part in self.children() if isinstance(part, Encoder | Decoder))
+        of_networks = (p for network in networks for p in network.parameters())
+        return next(of_networks, next(self.parameters())).dtype
+
     def to_device_dtype(self, x: Tensor) -> Tensor:
-        """Move ``x`` to the device and the floating-point type of the model."""
-        parameter = next(self.parameters())
-        return x.to(parameter.device, parameter.dtype)
+        """Move ``x`` to the device and the floating-point type of the networks."""
+        return x.to(self.device, self.dtype)
 
     def encode_labels(self, label: Labels, n: int, validate: bool = True) -> Tensor | None:
         """Return one-hot classes, (n, num_classes), for a conditional model, None for another.

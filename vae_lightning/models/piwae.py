@@ -79,7 +79,7 @@ class PIWAE(MIWAE):
     def _check_precision(self, x: Tensor) -> None:
         device = x.device.type
         mixed = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
-        if torch.is_grad_enabled() and torch.float16 in (mixed, next(self.parameters()).dtype):
+        if torch.is_grad_enabled() and torch.float16 in (mixed, self.dtype):
             raise ValueError(
                 f"{type(self).__name__} scales gradients by more orders of magnitude than "
                 "float16 has: train with precision bf16-mixed or 32 instead of 16-mixed"

@@ -1,13 +1,14 @@
 """Base class of quantizers, and how gradients pass through them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, Self, get_args
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vae_lightning.functional import without_autocast
+from vae_lightning.precision import Float32Module
 
 Gradient = Literal["straight_through", "rotation"]
 
@@ -34,7 +35,7 @@ class Quantized(NamedTuple):
     regularizer: Tensor | None = None
 
 
-class Quantizer(nn.Module, ABC):
+class Quantizer(Float32Module, ABC):
     """Replace each vector of a map by a code.
 
     Everything is computed in float32, also under mixed precision, and parameters stay in float32
@@ -118,10 +119,6 @@ class Quantizer(nn.Module, ABC):
         self.__dict__.pop("_has_started", None)
         super()._load_from_state_dict(*args)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Keep parameters in float32, see above."""
-        return super()._apply(keep_type(fn), recurse)
-
 
 def check_choices(owner: object, kinds: dict[str, Any]) -> None:
     """Check attributes that take one of a few words.
@@ -138,16 +135,6 @@ def check_choices(owner: object, kinds: dict[str, Any]) -> None:
         if value not in words:
             known = ", ".join(words[:-1]) + f" or {words[-1]}"
             raise ValueError(f"{type(owner).__name__}: {name} must be {known}, got {value!r}")
-
-
-def keep_type(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Return a function that moves tensors as ``fn`` does, without changing their types."""
-
-    def moved(x: Tensor) -> Tensor:
-        changed = fn(x)
-        return changed if changed.dtype == x.dtype else x.to(changed.device)
-
-    return moved
 
 
 def total_of(terms: Sequence[Tensor | None]) -> Tensor | None:
