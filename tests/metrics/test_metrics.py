@@ -455,3 +455,13 @@ def test_with_fixed_factor_fixes_that_factor_only(monkeypatch):
     assert y.tolist() == seen[0][:, 0].tolist()
     data.with_fixed_factor(torch.tensor([2, 0, 6]), 20, seed=4)
     assert not seen[0].equal(seen[1])
+
+
+@pytest.mark.parametrize("name", ["kl", "mse"])
+def test_results_of_the_same_name_are_refused(blobs, name):
+    class Own(Reconstruction):
+        def compute(self, module):
+            return {name: super().compute(module)["mse"]}
+
+    with pytest.raises(ValueError, match=f"two results of this evaluation are named {name}"):
+        evaluate(vae_lightning.VAE(latent_dim=2, **SMALL), blobs(), Reconstruction(), Own())

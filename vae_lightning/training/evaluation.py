@@ -1,6 +1,6 @@
 """The part of the LightningModule that updates no weights: validate, test and predict."""
 
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning.pytorch as pl
 import torch
@@ -57,7 +57,8 @@ class EvaluationModule(pl.LightningModule):
         """
         batch = self.with_indices(batch, step)
         noise = self.noise_of(batch.indices, stage, step, seed)
-        terms = self.model.terms(batch.x, self.condition(batch, of_terms=True), noise)
+        condition = self.condition(batch, of_terms=True)
+        terms = self.model.terms(batch.x, condition, noise)
         return terms, self.model.objective(terms)
 
     def noise_of(self, indices: Tensor, stage: str, step: int, seed: int) -> Noise:
@@ -181,10 +182,14 @@ class EvaluationModule(pl.LightningModule):
         images = self.results[f"{stage}/loss"].images if self._means else None
         for name, result in self._evaluation_codes.results(images).items():
             self.report(stage, name, result)
+        for key in others.keys() & self.results.keys():
+            self._refuse_name(key)
         self.results.update(others)  # the means come first
 
     def report(self, stage: str, name: str, result: Result) -> None:
         """Keep a result of an evaluation in `results`, and log its numbers."""
+        if f"{stage}/{name}" in self.results:
+            self._refuse_name(f"{stage}/{name}")
         self.results[f"{stage}/{name}"] = result
         numbers = result.value if isinstance(result.value, list) else [result.value]
         for i, number in enumerate(numbers):
@@ -193,6 +198,12 @@ class EvaluationModule(pl.LightningModule):
                 # Every process has the same number; sync_dist only keeps Lightning from warning.
                 value = torch.tensor(float(number), device=self.device)
                 self.log(key, value, prog_bar=name == "loss", sync_dist=True)
+
+    def _refuse_name(self, key: str) -> NoReturn:
+        raise ValueError(
+            f"two results of this evaluation are named {key.partition('/')[2]}: let the metric of "
+            "yours return another name"
+        )
 
     @property
     def is_normalized(self) -> bool:
