@@ -259,6 +259,16 @@ def test_the_card_of_a_conditional_model():
     assert "model.sample(64, label=0)" in card
 
 
+def test_the_card_of_a_model_of_ones_own_imports_it(monkeypatch):
+    class Own(VAE):
+        pass
+
+    monkeypatch.setattr(Own, "__module__", "my_models")
+    card = model_card(Own(latent_dim=3, **MLP), RECORD)
+    assert "import my_models  # has classes of the model\nimport vae_lightning\n" in card
+    assert "$ vae reconstruct photos --ckpt_path FOLDER --import my_models\n" in card
+
+
 def test_the_card_of_a_model_without_prior_or_numbers():
     model, record = made("vq")
     card = model_card(model, record)

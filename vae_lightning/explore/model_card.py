@@ -80,7 +80,13 @@ def _summary(model: GenerativeModel) -> str:
 
 def _use(model: GenerativeModel) -> str:
     label = ", label=0" if model.conditional else ""
-    lines = ["import vae_lightning", "", 'model = vae_lightning.load("FOLDER")  # this folder']
+    own = _own_modules(model)
+    lines = [
+        *(f"import {name}  # has classes of the model" for name in own),
+        "import vae_lightning",
+        "",
+        'model = vae_lightning.load("FOLDER")  # this folder',
+    ]
     if model.has(Capability.SAMPLES):
         lines.append(f"images = model.sample(64{label})  # (64, C, H, W), in [0, 1]")
     lines += [
@@ -88,10 +94,18 @@ def _use(model: GenerativeModel) -> str:
         f"again = model.decode(z{label})  # images",
     ]
     if not model.has(Capability.SAMPLES):
-        lines.insert(3, "images = ...  # (B, C, H, W), in [0, 1]")
+        lines.insert(3 + len(own), "images = ...  # (B, C, H, W), in [0, 1]")
     python = "```python\n" + "\n".join(lines) + "\n```"
-    console = "```console\n$ vae reconstruct photos --ckpt_path FOLDER\n```"
+    imports = "".join(f" --import {name}" for name in own)
+    console = f"```console\n$ vae reconstruct photos --ckpt_path FOLDER{imports}\n```"
     return f"{python}\n\n{console}"
+
+
+def _own_modules(model: GenerativeModel) -> list[str]:
+    """Return the names of modules with classes of the model that are not of this project."""
+    packages = ("vae_lightning", "torch", "zuko")
+    names = {type(part).__module__ for part in model.modules()}
+    return sorted(name for name in names if name.partition(".")[0] not in packages)
 
 
 def _training(model: GenerativeModel, record: TrainingRecord) -> list[tuple[str, str]]:
