@@ -1,5 +1,6 @@
 """The Python examples of the documentation run, and the reference covers every package."""
 
+import math
 import pkgutil
 import re
 import runpy
@@ -97,6 +98,26 @@ def test_the_laplace_parts_make_a_model(variants, batch):
     model = VAE(**SMALL, **parts)
     assert model.log_prob(batch.x).isfinite().all()
     assert model.sample(2).shape == (2, 1, 8, 8)
+
+
+def test_the_logistic_likelihood_is_that_of_its_samples(variants, batch):
+    likelihood = variants["Logistic"]()
+    params = torch.tensor([0.3, -1.2]).view(1, 2, 1, 1)
+    x = torch.linspace(-20, 20, 40_001).view(-1, 1, 1, 1)
+    density = likelihood.log_prob(params, x).double().exp()
+    assert torch.trapezoid(density, dx=1e-3).item() == pytest.approx(1, rel=1e-5)
+    drawn = likelihood.sample(params.expand(50_000, -1, -1, -1), torch.Generator().manual_seed(0))
+    scale = math.exp(-1.2)
+    assert drawn.mean().item() == pytest.approx(0.3, abs=0.01)
+    assert drawn.std().item() == pytest.approx(scale * math.pi / 3**0.5, rel=0.02)
+    image = batch.x[0]
+    assert likelihood.mean(likelihood.params_at(image)).equal(image)
+    assert VAE(**SMALL, likelihood=variants["Logistic"]).log_prob(batch.x).isfinite().all()
+
+
+def test_the_schedule_ends_at_1(variants):
+    schedule = variants["SquaredWarmup"](steps=10)
+    assert [schedule(step) for step in (0, 5, 10, 20)] == [0.0, 0.25, 1.0, 1.0]
 
 
 def test_covariance_term(variants, batch):
