@@ -12,6 +12,7 @@ from vae_lightning.distributions.likelihoods import Bernoulli, Likelihood
 from vae_lightning.distributions.priors import TrainingImages
 from vae_lightning.models.image_model import ObjectiveTerms
 from vae_lightning.models.inference import GenerativeModel
+from vae_lightning.models.part_checks import check_likelihood
 from vae_lightning.nets import Decoder
 
 
@@ -54,6 +55,7 @@ class BaseVAE(GenerativeModel, ABC):
                 "choose another likelihood, such as Gaussian, or data.scaling minmax"
             )
         self.likelihood.check_shape(self.image_shape)
+        check_likelihood(self.likelihood, self.image_shape)
         channels, height, width = self.image_shape
         self.params_shape = self.likelihood.n_params * channels, height, width
         self.init_bias_from_data = init_bias_from_data

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from vae_lightning.models.part_checks import check_closed_form_kl
 from vae_lightning.models.vae import VAE, ELBOTerms
 from vae_lightning.schedules import Constant, Schedule
 
@@ -58,7 +59,7 @@ class CapacityVAE(VAE):
 
     def check_parts(self) -> None:
         """See `LatentVariableModel.check_parts`; the distance of an estimate would be too large."""
-        self.check_closed_form_kl("holds the KL of each image at a capacity")
+        check_closed_form_kl(self, "holds the KL of each image at a capacity")
         super().check_parts()
 
     def objective(self, terms: ELBOTerms) -> Tensor:

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from vae_lightning.distributions.posteriors import Draws, LatentDistribution
+from vae_lightning.distributions.posteriors import Draws, GaussianPosterior, LatentDistribution
 from vae_lightning.functional import with_gradient_of
 from vae_lightning.models.capabilities import Capability, MissingCapabilityError
 from vae_lightning.models.iwae import IWAE, IWAETerms, reweight_gradient
@@ -53,11 +53,12 @@ class DReG(IWAE):
         if estimator not in ("dreg", "stl"):
             raise ValueError(f"estimator must be dreg or stl, got {estimator!r}")
         if not self.has_posterior_density:
+            family = type(self.posterior_family)
+            remedy = f"choose another posterior than {family.__name__}, such as GaussianPosterior"
+            if family is GaussianPosterior:  # the draws are moved on, or there are several levels
+                remedy = "its posterior is more than a GaussianPosterior"
             raise MissingCapabilityError(
-                type(self).__name__,
-                Capability.POSTERIOR_DENSITY,
-                "choose another posterior than "
-                f"{type(self.posterior_family).__name__}, such as GaussianPosterior, or IWAE",
+                type(self).__name__, Capability.POSTERIOR_DENSITY, f"{remedy}, or choose IWAE"
             )
         self.estimator: Estimator = estimator
 

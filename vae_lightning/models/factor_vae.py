@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vae_lightning.distributed import gather_rows, own_rows
+from vae_lightning.distributions.posteriors import REAL
 from vae_lightning.functional import softplus
 from vae_lightning.models.vae import VAE, ELBOTerms
 from vae_lightning.nets.mlp import critic_mlp
@@ -47,7 +48,7 @@ class FactorVAE(VAE):
         **kwargs: See `VAE`.
 
     Raises:
-        ValueError: If ``gamma`` is negative.
+        ValueError: If ``gamma`` is negative, or latents are not real vectors.
     """
 
     critic: nn.Module
@@ -58,6 +59,11 @@ class FactorVAE(VAE):
         super().__init__(**kwargs)
         if not gamma >= 0:
             raise ValueError(f"gamma must not be negative, got {gamma}")
+        if self.posterior_family.support != REAL:
+            raise ValueError(
+                f"{type(self).__name__} permutes the dimensions of latents, which have to be "
+                f"{REAL}, not {self.posterior_family.support}: choose GaussianPosterior"
+            )
         self.gamma = gamma
         self.critic = critic_mlp(self.latent_dim, critic_hidden)
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from vae_lightning.distributed import join_rows
+from vae_lightning.models.part_checks import check_closed_form_kl
 from vae_lightning.models.vae import VAE, ELBOTerms
 from vae_lightning.randomness import Noise
 
@@ -69,7 +70,7 @@ class FreeBitsVAE(VAE):
 
     def check_parts(self) -> None:
         """See `LatentVariableModel.check_parts`; each dimension needs a KL of its own."""
-        self.check_closed_form_kl("limits the KL of each latent dimension")
+        check_closed_form_kl(self, "limits the KL of each latent dimension")
         super().check_parts()
 
     def terms(self, x: Tensor, condition: Tensor | None, noise: Noise) -> FreeBitsTerms:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from vae_lightning.distributions.posteriors import REAL, Draws, LatentDistribution
 from vae_lightning.functional import standard_normal_log_prob, without_autocast
 from vae_lightning.models.latent_variable_model import LatentVariableModel
+from vae_lightning.models.part_checks import check_prior
 from vae_lightning.models.vae import VAE
 from vae_lightning.randomness import Noise
 
@@ -122,6 +123,7 @@ class HamiltonianVAE(VAE):
         self.prior.bounded = self.bounded
         with self.inference():
             self.prior.attach(self.initial_posterior, self.image_shape)
+            check_prior(self.prior)
         self.check_parts()
 
     @property

@@ -19,6 +19,7 @@ from vae_lightning.distributions.posteriors import (
 )
 from vae_lightning.distributions.priors import Prior, StandardNormal, TrainingImages
 from vae_lightning.distributions.variables import Variable
+from vae_lightning.models import part_checks
 from vae_lightning.models.base import BaseVAE
 from vae_lightning.models.capabilities import Capability
 from vae_lightning.models.image_model import Labels
@@ -69,11 +70,13 @@ class LatentVariableModel(BaseVAE):
         self.latent_dim = latent_dim
         self.num_samples = num_samples
         self.posterior_family = posterior(latent_dim)
+        part_checks.check_posterior(self.posterior_family)
         features = self.encoder_features
         self.encoder = encoder(self.image_shape, features, self.cond_features)
         self.decoder = decoder(self.params_shape, latent_dim, self.cond_features)
         self.check_networks(features=(features,), latent=(latent_dim,))
         self.prior = prior(self.prior_dim, self.cond_features)
+        part_checks.check_signature(self.prior)
         self._check_support()
         self.attach_prior()
 
@@ -96,6 +99,7 @@ class LatentVariableModel(BaseVAE):
         self.prior.bounded = self.bounded
         with self.inference():
             self.prior.attach(self.posterior, self.image_shape)
+            part_checks.check_prior(self.prior)
         self.check_parts()
 
     def check_parts(self) -> None:
@@ -109,22 +113,6 @@ class LatentVariableModel(BaseVAE):
             raise ValueError(
                 f"{type(self).__name__} does not train its prior, but {type(self.prior).__name__} "
                 "has parameters: choose a prior without, such as StandardNormal"
-            )
-
-    def check_closed_form_kl(self, purpose: str) -> None:
-        """Check that the KL of each latent dimension has a closed form.
-
-        Args:
-            purpose: What the model does with it, as a verb and its object.
-
-        Raises:
-            ValueError: If it has not.
-        """
-        if not self.has(Capability.KL_PER_DIMENSION):
-            parts = type(self.posterior_family).__name__, type(self.prior).__name__
-            raise ValueError(
-                f"{type(self).__name__} {purpose}, which has no closed form for {parts[0]} and "
-                f"{parts[1]}: choose GaussianPosterior and StandardNormal"
             )
 
     @property

@@ -18,6 +18,7 @@ from vae_lightning.distributions.posteriors import (
 )
 from vae_lightning.functional import standard_normal_kl
 from vae_lightning.models.hierarchy import Hierarchy, repeated
+from vae_lightning.models.part_checks import check_prior
 from vae_lightning.models.vae import ELBOTerms
 from vae_lightning.randomness import Noise
 from vae_lightning.schedules import Constant, Schedule
@@ -111,6 +112,7 @@ class TopDownVAE(Hierarchy, ABC):
         self.prior.bounded = self.bounded
         with self.inference():
             self.prior.attach(self.top_posterior, self.image_shape)
+            check_prior(self.prior)
         self.check_parts()
 
     def log_ratio(self, draws: Draws, condition: Tensor | None = None) -> Tensor:

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from vae_lightning.distributions.posteriors import Draws, LatentDistribution
 from vae_lightning.models.base import Terms
-from vae_lightning.models.capabilities import Capability
 from vae_lightning.models.latent_variable_model import LatentVariableModel
 from vae_lightning.randomness import Noise
 
@@ -82,11 +81,17 @@ class VAE(LatentVariableModel):
 
     def check_parts(self) -> None:
         """See `LatentVariableModel.check_parts`; a KL term trains the prior and needs densities."""
-        family = type(self.posterior_family)
         if self.has_closed_form_kl:
             return
-        if family.relaxed_in_training or not self.has(Capability.DENSITY):
+        family, prior = self.posterior_family, self.prior
+        if family.relaxed_in_training or not family.has_density:
             raise ValueError(
-                f"{type(self).__name__} has a KL term, for which the draws of {family.__name__} "
-                "have no density in training: choose another posterior, such as GaussianPosterior"
+                f"{type(self).__name__} has a KL term, for which the draws of "
+                f"{type(family).__name__} have no density in training: choose another posterior, "
+                "such as GaussianPosterior"
+            )
+        if not prior.has_density:
+            raise ValueError(
+                f"{type(self).__name__} has a KL term, for which {type(prior).__name__} has no "
+                "density: choose another prior, such as StandardNormal"
             )

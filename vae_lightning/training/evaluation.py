@@ -10,6 +10,7 @@ from vae_lightning.batch import Batch
 from vae_lightning.distributed import share_buffers
 from vae_lightning.models.image_model import ImageModel, ObjectiveTerms
 from vae_lightning.models.inference import GenerativeModel
+from vae_lightning.models.part_checks import bases_named, check_objective
 from vae_lightning.randomness import Noise
 from vae_lightning.results import Mean, Result
 from vae_lightning.training.code_usage import CodeUsage
@@ -58,8 +59,11 @@ class EvaluationModule(pl.LightningModule):
         batch = self.with_indices(batch, step)
         noise = self.noise_of(batch.indices, stage, step, seed)
         condition = self.condition(batch, of_terms=True)
-        terms = self.model.terms(batch.x, condition, noise)
-        return terms, self.model.objective(terms)
+        with bases_named(self.model):
+            terms = self.model.terms(batch.x, condition, noise)
+            objective = self.model.objective(terms)
+        check_objective(self.model, objective, len(batch.x))
+        return terms, objective
 
     def noise_of(self, indices: Tensor, stage: str, step: int, seed: int) -> Noise:
         """Return the noise of a batch with these images, (B,).
