@@ -65,3 +65,15 @@ def test_what_cannot_be_imported_is_named(folder, monkeypatch, capsys, name, mes
     with pytest.raises(SystemExit, match="2"):
         main(["sample", f"--import={name}", *CKPT])
     assert f"vae: error: --import {name}: {message}" in capsys.readouterr().err
+
+
+def test_methods_that_a_class_lacks_are_named(folder, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(folder)
+    Path("unfinished.py").write_text(
+        "from vae_lightning.distributions.priors import Prior\n"
+        "class Half(Prior):\n"
+        "    def sample(self, n, condition=None, generator=None): ...\n"
+    )
+    with pytest.raises(SystemExit, match="1"):
+        main(["fit", "--model=VAE", "--model.prior=unfinished.Half"])
+    assert "Half does not define log_prob, see its base class" in capsys.readouterr().err

@@ -238,6 +238,11 @@ def _abstract_class(match: Match, complaint: Complaint) -> str:
     found = [cls for base in OPTION_BASES for cls in subclasses(base) if cls.__name__ == name]
     usable = {c.__name__ for cls in found for c in subclasses(cls) if not inspect.isabstract(c)}
     choice = f"one of {', '.join(sorted(usable)[:12])}" if usable else "a class derived from it"
+    missing = sorted(
+        {method for cls in found for method in getattr(cls, "__abstractmethods__", ())}
+    )
+    if missing and not usable:
+        return f"{complaint.prefix}{name} does not define {', '.join(missing)}, see its base class"
     return f"{complaint.prefix}{name} is abstract: choose {choice}"
 
 
