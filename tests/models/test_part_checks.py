@@ -141,6 +141,21 @@ def test_conditional_priors_are_tried_with_a_class():
     assert CVAE(**SMALL, num_classes=3, prior=NeedsClass).cond_features == 3
 
 
+class PassesAllOn(StandardNormal):
+    def __init__(self, *args, scale=1.0, **kwargs):
+        super().__init__(*args, **kwargs)
+
+
+class PassesTheRestOn(StandardNormal):
+    def __init__(self, latent_dim, *rest):
+        super().__init__(latent_dim, *rest)
+
+
+@pytest.mark.parametrize("prior", [PassesAllOn, PassesTheRestOn])
+def test_priors_may_pass_their_arguments_on(prior):
+    assert CVAE(**SMALL, num_classes=3, prior=prior).prior.cond_features == 3
+
+
 @pytest.mark.parametrize(
     ("change", "found"),
     [

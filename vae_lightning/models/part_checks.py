@@ -28,12 +28,12 @@ def check_signature(prior: Prior) -> None:
     Raises:
         ValueError: If another argument than ``cond_features`` follows the first one.
     """
-    kind = type(prior)
-    second = [name for name in inspect.signature(kind).parameters if name != "self"][1:2]
-    if second not in ([], ["cond_features"], ["kwargs"]):
+    parameters = inspect.signature(type(prior)).parameters.values()
+    second = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD][1:2]
+    if second not in ([], ["cond_features"]):
         raise ValueError(
-            f"{kind.__name__} takes {second[0]} where a model passes the number of classes: its "
-            "first two arguments have to be latent_dim and cond_features, see Prior"
+            f"{type(prior).__name__} takes {second[0]} where a model passes the number of classes: "
+            "its first two arguments have to be latent_dim and cond_features, see Prior"
         )
 
 
