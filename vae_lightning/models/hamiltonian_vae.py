@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from vae_lightning.distributions.posteriors import REAL, Draws, LatentDistribution
 from vae_lightning.functional import standard_normal_log_prob, without_autocast
 from vae_lightning.models.latent_variable_model import LatentVariableModel
-from vae_lightning.models.part_checks import check_prior
 from vae_lightning.models.vae import VAE
 from vae_lightning.randomness import Noise
 
@@ -120,11 +119,7 @@ class HamiltonianVAE(VAE):
 
     def attach_prior(self) -> None:
         """See `LatentVariableModel.attach_prior`; a prior is offered q_0(z|x)."""
-        self.prior.bounded = self.bounded
-        with self.inference():
-            self.prior.attach(self.initial_posterior, self.image_shape)
-            check_prior(self.prior)
-        self.check_parts()
+        self.attach_prior_to(self.initial_posterior)
 
     @property
     def networks(self) -> list[nn.Module]:

@@ -96,9 +96,13 @@ class LatentVariableModel(BaseVAE):
         Raises:
             ValueError: If they do not.
         """
+        self.attach_prior_to(self.posterior)
+
+    def attach_prior_to(self, posterior: Callable[[Tensor], LatentDistribution]) -> None:
+        """Attach the prior as `attach_prior` does, and offer it this posterior of images."""
         self.prior.bounded = self.bounded
         with self.inference():
-            self.prior.attach(self.posterior, self.image_shape)
+            self.prior.attach(posterior, self.image_shape)
             part_checks.check_prior(self.prior)
         self.check_parts()
 
@@ -221,8 +225,9 @@ class LatentVariableModel(BaseVAE):
             q = self.posterior(x, condition)
             exact = torch.float32 if x.is_mps else torch.float64
             log_sum = torch.full((len(x),), -torch.inf, dtype=exact, device=self.device)
-            decoded = max(1, rows // max(1, len(x)))
-            drawn = max(1, _DRAWN * rows // max(1, len(x))) if self.draws_are_small else decoded
+            images = max(1, len(x))
+            decoded = max(1, rows // images)
+            drawn = max(1, _DRAWN * rows // images) if self.draws_are_small else decoded
             for first in range(0, num_samples, drawn):
                 draws = q.rsample(noise.restart(), min(drawn, num_samples - first), first)
                 log_ratio = self.log_ratio(draws, condition)

@@ -18,7 +18,6 @@ from vae_lightning.distributions.posteriors import (
 )
 from vae_lightning.functional import standard_normal_kl
 from vae_lightning.models.hierarchy import Hierarchy, repeated
-from vae_lightning.models.part_checks import check_prior
 from vae_lightning.models.vae import ELBOTerms
 from vae_lightning.randomness import Noise
 from vae_lightning.schedules import Constant, Schedule
@@ -109,11 +108,7 @@ class TopDownVAE(Hierarchy, ABC):
 
     def attach_top(self) -> None:
         """See `Hierarchy.attach_top`; the prior is offered the posterior of the top level."""
-        self.prior.bounded = self.bounded
-        with self.inference():
-            self.prior.attach(self.top_posterior, self.image_shape)
-            check_prior(self.prior)
-        self.check_parts()
+        self.attach_prior_to(self.top_posterior)
 
     def log_ratio(self, draws: Draws, condition: Tensor | None = None) -> Tensor:
         """See `LatentVariableModel.log_ratio`: from the distributions that draws were made with."""
