@@ -1,6 +1,6 @@
 """The part of the LightningModule that updates no weights: validate, test and predict."""
 
-from typing import Any, NoReturn
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -177,7 +177,7 @@ class EvaluationModule(pl.LightningModule):
         Lightning's own mean is wrong when processes see different numbers of images: it averages
         these numbers as integers.
         """
-        others, self.results = self.results, {}
+        others = list(self.results)
         for name, mean_of in self._means.items():
             # The parts of a bound are no log-probabilities themselves.
             is_bound = name.startswith("negative_")
@@ -186,14 +186,16 @@ class EvaluationModule(pl.LightningModule):
         images = self.results[f"{stage}/loss"].images if self._means else None
         for name, result in self._evaluation_codes.results(images).items():
             self.report(stage, name, result)
-        for key in others.keys() & self.results.keys():
-            self._refuse_name(key)
-        self.results.update(others)  # the means come first
+        for key in others:  # after the means
+            self.results[key] = self.results.pop(key)
 
     def report(self, stage: str, name: str, result: Result) -> None:
         """Keep a result of an evaluation in `results`, and log its numbers."""
         if f"{stage}/{name}" in self.results:
-            self._refuse_name(f"{stage}/{name}")
+            raise ValueError(
+                f"two results of this evaluation are named {name}: let the metric of yours return "
+                "another name"
+            )
         self.results[f"{stage}/{name}"] = result
         numbers = result.value if isinstance(result.value, list) else [result.value]
         for i, number in enumerate(numbers):
@@ -202,12 +204,6 @@ class EvaluationModule(pl.LightningModule):
                 # Every process has the same number; sync_dist only keeps Lightning from warning.
                 value = torch.tensor(float(number), device=self.device)
                 self.log(key, value, prog_bar=name == "loss", sync_dist=True)
-
-    def _refuse_name(self, key: str) -> NoReturn:
-        raise ValueError(
-            f"two results of this evaluation are named {key.partition('/')[2]}: let the metric of "
-            "yours return another name"
-        )
 
     @property
     def is_normalized(self) -> bool:
