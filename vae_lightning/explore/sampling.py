@@ -6,7 +6,7 @@ from torch import Tensor
 from vae_lightning.distributions.posteriors import Latents
 from vae_lightning.explore.densities.base import LatentDensity
 from vae_lightning.models.capabilities import Capability
-from vae_lightning.models.discrete import CodeModel
+from vae_lightning.models.discrete import CodeModel, one_or_all
 from vae_lightning.models.image_model import Labels
 from vae_lightning.models.inference import GenerativeModel
 from vae_lightning.models.latent_variable_model import LatentVariableModel
@@ -143,13 +143,12 @@ def _decode(
     images = []
     for part in torch.arange(len(levels[0])).split(batch_size):
         here = slice(int(part[0]), int(part[-1]) + 1)
-        given = tuple(level[here] for level in levels)
+        rows = tuple(level[here] for level in levels)
         if isinstance(model, CodeModel):
-            given = model.lookup(given)
-        is_one = isinstance(z, Tensor) or (isinstance(model, CodeModel) and len(given) == 1)
-        params = model.likelihood_params(
-            given[0] if is_one else given, None if condition is None else condition[here]
-        )
+            given: Latents = one_or_all(model.lookup(rows))
+        else:
+            given = rows[0] if isinstance(z, Tensor) else rows
+        params = model.likelihood_params(given, None if condition is None else condition[here])
         kind = model.likelihood
         if draw:
             drawn = [
