@@ -83,7 +83,7 @@ def check_posterior(family: Posterior) -> None:
 
 
 def check_likelihood(likelihood: Likelihood, image_shape: ImageShape) -> None:
-    """Evaluate the density of black images, and draw from it, unless the images are huge.
+    """Evaluate the density of black images, and its mean, unless the images are huge.
 
     Raises:
         ValueError: If a method fails or returns another shape than `Likelihood` says.
@@ -142,10 +142,10 @@ def bases_named(model: object) -> Iterator[None]:
     Raises:
         ValueError: Instead of these errors.
     """
-    bases = [base.__name__ for base in type(model).__bases__ if issubclass(base, ImageModel)]
     try:
         yield
     except (AssertionError, AttributeError, IndexError, TypeError) as error:
+        bases = [base.__name__ for base in type(model).__bases__ if issubclass(base, ImageModel)]
         if len(bases) < 2:
             raise
         raise ValueError(
@@ -159,7 +159,7 @@ def _named(part: object, method: str) -> Iterator[None]:
     """Name the method in errors of programming that happen in it."""
     try:
         yield
-    except (TypeError, RuntimeError, IndexError, AttributeError, NotImplementedError) as error:
+    except (TypeError, RuntimeError, IndexError, AttributeError) as error:
         message = str(error).splitlines()[0] if str(error) else ""
         raise ValueError(
             f"{type(part).__name__}.{method} fails: {type(error).__name__}: {message}"
